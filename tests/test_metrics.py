@@ -1,0 +1,320 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import linalg
+from sklearn.metrics import roc_auc_score
+from sklearn.metrics.pairwise import cosine_similarity
+
+from temperance import metrics as tm
+from temperance.report import Measurement
+
+
+def sets(n=60, m=50, f=6, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, f, generator=g), torch.randn(m, f, generator=g)
+
+
+def cdist(a, b):
+    return (a[:, None].double() - b[None].double()).norm(dim=-1)
+
+
+# ---- proximity and copying ----
+
+
+def test_proximity_agrees_with_loops():
+    x, train = sets()
+    found = tm.proximity(x, train)
+    d = cdist(x, train).sort(1)
+    assert torch.equal(found.index, d.indices[:, 0])
+    torch.testing.assert_close(found.distance.double(), d.values[:, 0])
+    torch.testing.assert_close(found.second.double(), d.values[:, 1])
+
+
+@pytest.mark.parametrize("copies", [2, 5, 40])
+def test_duplicates_in_train_do_not_hide_copies(copies):
+    x, train = sets()
+    doubled = torch.cat([train[:1].repeat(copies, 1), train])
+    once, often = tm.proximity(train, train), tm.proximity(train, doubled)
+    assert tm.memorized_fraction(often).value == 1
+    torch.testing.assert_close(once.second, often.second)
+    torch.testing.assert_close(tm.proximity(x, train).ratio, tm.proximity(x, doubled).ratio)
+
+
+def test_near_duplicates_need_their_groups():
+    x, train = sets()
+    near = torch.cat([train, train + 1e-3])
+    assert tm.memorized_fraction(tm.proximity(train + 6e-4, near)).value < 0.1
+    group = tm.duplicate_groups(near, radius=0.01)
+    assert tm.memorized_fraction(tm.proximity(train + 6e-4, near, group)).value == 1
+
+
+def test_duplicate_groups_are_numbered_by_their_first_member():
+    points = torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.0, -0.0], [2.0, 0.0]])
+    assert tm.duplicate_groups(points).tolist() == [0, 1, 0, 1]
+
+
+def test_one_distinct_training_image_is_refused_in_one_line():
+    with pytest.raises(ValueError, match="1 distinct image among 3"):
+        tm.proximity(torch.zeros(2, 4), torch.ones(3, 4))
+
+
+def test_copycat_is_found_and_heldout_is_its_own_null():
+    x, train = sets(200, 100, 12)
+    copy, heldout = tm.proximity(train, train), tm.proximity(x, train)
+    assert tm.memorized_fraction(copy, heldout) == Measurement(
+        "memorized_fraction", 1.0, tm.wilson(1.0, 100)[0], 1.0, 100, False, "Yoon 2023; Gu 2023", 0.0
+    )
+    assert tm.copy_auc(copy.distance, heldout.distance).value == 1
+    assert tm.ratio_median(copy).value == 0
+    same = tm.memorized_fraction(heldout, heldout)
+    assert same.value == same.null
+    assert tm.copy_auc(heldout.distance, heldout.distance).value == 0.5
+    assert tm.ct_score(heldout.distance, heldout.distance).value == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 30))
+def test_adding_copies_never_lowers_memorization(seed, copies):
+    x, train = sets(20, 30, 3, seed)
+    before, after = tm.proximity(x, train), tm.proximity(torch.cat([x, train[:copies]]), train)
+    heldout = tm.proximity(sets(25, 1, 3, seed + 1)[0], train)
+    assert tm.memorized_fraction(after).value >= tm.memorized_fraction(before).value
+    assert tm.ratio_median(after).value <= tm.ratio_median(before).value
+    auc = [tm.copy_auc(p.distance, heldout.distance).value for p in (before, after)]
+    assert auc[1] >= auc[0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(0, 9), min_size=2, max_size=30), st.lists(st.integers(0, 9), min_size=2, max_size=30)
+)
+def test_copy_auc_agrees_with_sklearn_at_ties(a, b):
+    value = tm.copy_auc(torch.tensor(a).float(), torch.tensor(b).float())
+    expected = roc_auc_score([1] * len(a) + [0] * len(b), [-v for v in a + b])
+    assert value.value == pytest.approx(expected)
+    assert 0 <= value.low <= value.value <= value.high <= 1
+
+
+def test_copy_auc_interval_covers():
+    g = torch.Generator().manual_seed(0)
+    hit = 0
+    for _ in range(300):
+        a, b = torch.randn(60, generator=g), torch.randn(80, generator=g) + 1
+        m = tm.copy_auc(a, b)
+        hit += m.low <= 0.5 * (1 + math.erf(0.5)) <= m.high  # P(N(0,1) < N(1,1)) = Phi(1/sqrt 2)
+    assert 0.91 <= hit / 300 <= 0.98
+
+
+def test_wilson_known_values():
+    assert tm.wilson(0.0, 100) == (0, pytest.approx(0.036995, abs=1e-5))
+    assert tm.wilson(0.5, 100) == (pytest.approx(0.403832, abs=1e-5), pytest.approx(0.596168, abs=1e-5))
+
+
+def test_p_values_and_their_floor():
+    p = tm.p_values(torch.tensor([0.0, 1.0, 2.5, 9.0]), torch.tensor([1.0, 2.0, 3.0]))
+    assert p.tolist() == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_benjamini_hochberg_known_answer():
+    p = torch.tensor([0.01, 0.04, 0.03, 0.005, 0.9])
+    assert tm.benjamini_hochberg(p, 0.05).tolist() == [True, True, True, True, False]
+    assert not tm.benjamini_hochberg(torch.tensor([0.2, 0.9]), 0.05).any()
+
+
+def test_false_discoveries_stay_below_the_rate():
+    g = torch.Generator().manual_seed(0)
+    shares = []
+    for _ in range(200):
+        heldout, null = torch.randn(400, generator=g).exp(), torch.randn(90, generator=g).exp()
+        flagged = tm.benjamini_hochberg(tm.p_values(torch.cat([null, torch.zeros(30)]), heldout), 0.1)
+        assert flagged[90:].all()
+        shares.append(float(flagged[:90].sum()) / int(flagged.sum()))
+    assert np.mean(shares) <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "fdr", "least"), [(100, 999, 0.05, 2), (1000, 1000, 0.05, 20), (10, 19, 0.5, 1)]
+)
+def test_fewest_flags_is_the_least_that_is_flagged(n, m, fdr, least):
+    assert tm.fewest_flags(n, m, fdr) == least
+    heldout = torch.ones(m)
+    for count in (least - 1, least):
+        distance = torch.full((n,), 2.0)
+        distance[:count] = 0
+        assert int(tm.benjamini_hochberg(tm.p_values(distance, heldout), fdr).sum()) == (
+            count if count == least else 0
+        )
+
+
+def test_authpct_of_copies_and_strangers():
+    _, train = sets()
+    spacing = tm.proximity(train, train).second
+    assert tm.authpct(tm.proximity(train, train), spacing).value == 0
+    assert tm.authpct(tm.proximity(train + 100, train), spacing).value == 100
+    x = sets(seed=3)[0]
+    d, own = cdist(x, train), cdist(train, train).fill_diagonal_(math.inf).min(1).values
+    naive = np.mean([float(d[i].min() > own[d[i].argmin()]) for i in range(len(x))])
+    assert tm.authpct(tm.proximity(x, train), spacing).value == pytest.approx(100 * naive)
+
+
+def test_ct_score_agrees_with_scipy_and_points_down_for_copies():
+    from scipy.stats import mannwhitneyu
+
+    a, b = torch.tensor([1.0, 2, 2, 3, 5, 1, 0]), torch.tensor([2.0, 3, 4, 4, 5, 6])
+    u = mannwhitneyu(a.double(), b.double(), use_continuity=False, method="asymptotic")
+    z = tm.ct_score(a, b).value
+    assert math.erfc(abs(z) / math.sqrt(2)) == pytest.approx(u.pvalue, rel=1e-9)
+    assert z < 0
+
+
+def test_mifid_averages_over_generated_images():
+    x, train = sets(80, 60)
+    fd = tm.frechet_distance(x, train)
+    naive = (1 - np.abs(cosine_similarity(x.double(), train.double()))).min(1)
+    np.testing.assert_allclose(tm.cosine_distance(x, train), naive, atol=1e-6)
+    assert tm.mifid(x, train, fd, threshold=1.0).value == pytest.approx(fd.value / naive.mean(), rel=1e-4)
+    assert tm.mifid(x, train, fd, threshold=0.0).value == fd.value
+    five = train[:5].repeat(16, 1)
+    assert tm.mifid(five, train, tm.frechet_distance(five, train)).value > 1e6
+
+
+# ---- quality ----
+
+
+@pytest.mark.parametrize(("n", "f"), [(200, 5), (40, 100), (3000, 8)])
+def test_frechet_distance_agrees_with_scipy(n, f):
+    a, b = sets(n, n - 3, f)
+    b = b * 1.3 + 0.2
+    cov = [np.cov(v.double().numpy(), rowvar=False) for v in (a, b)]
+    if n > f:
+        root = np.trace(linalg.sqrtm(cov[0] @ cov[1])).real
+    else:
+        root = np.sqrt(np.clip(np.linalg.eigvals(cov[0] @ cov[1]).real, 0, None)).sum()
+    gap = np.sum((a.double().mean(0) - b.double().mean(0)).numpy() ** 2)
+    m = tm.frechet_distance(a, b)
+    assert m.value == pytest.approx(
+        gap + np.trace(cov[0]) + np.trace(cov[1]) - 2 * root, rel=1e-4 if f > n else 1e-8
+    )
+    assert m.low is not None and m.high is not None
+    assert m.low <= m.value <= m.high
+
+
+def test_frechet_distance_known_answers():
+    a, _ = sets(100, 1, 4)
+    assert tm.frechet_distance(a, a).value == pytest.approx(0, abs=1e-12)
+    assert tm.frechet_distance(a, a + 2).value == pytest.approx(16, rel=1e-6)
+    far = tm.frechet_distance(a + 1e3, a + 1e3).value
+    assert far == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match="generated holds 1 image"):
+        tm.frechet_distance(a[:1], a)
+
+
+def test_kid_agrees_with_loops_and_is_unbiased():
+    x, y = sets(12, 9, 4)
+
+    def k(a, b):
+        return (float(a.double() @ b.double()) / 4 + 1) ** 3
+
+    within = [
+        np.mean([k(v[i], v[j]) for i in range(len(v)) for j in range(len(v)) if i != j]) for v in (x, y)
+    ]
+    across = np.mean([k(a, b) for a in x for b in y])
+    assert tm.kid(x, y).value == pytest.approx(sum(within) - 2 * across)
+    a, b = sets(2000, 2000, 4)
+    m = tm.kid(a, b, block=200)
+    assert m.low is not None and m.high is not None
+    assert m.low < 0 < m.high
+    assert abs(m.value) < abs(tm.kid(a, b + 1, block=200).value) / 20
+
+
+def naive_quality(x, y, k):
+    d = cdist(x, y).numpy()
+    ry = np.sort(cdist(y, y).numpy(), 1)[:, k]
+    rx = np.sort(cdist(x, x).numpy(), 1)[:, k]
+    inside = d <= ry
+    return (
+        inside.any(1).mean(),
+        (d <= rx[:, None]).any(0).mean(),
+        inside.sum(1).mean() / k,
+        inside.any(0).mean(),
+    )
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_quality_agrees_with_loops(k, monkeypatch):
+    x, y = sets(70, 65, 3)
+    expected = naive_quality(x, y * 0.8 + 0.3, k)
+    assert [m.value for m in tm.quality(x, y * 0.8 + 0.3, k=k)] == pytest.approx(expected)
+    monkeypatch.setattr(tm, "ROWS", 16)
+    assert [m.value for m in tm.quality(x, y * 0.8 + 0.3, k=k)] == pytest.approx(expected)
+
+
+def test_identical_sets_have_full_quality_and_far_sets_none():
+    x, _ = sets()
+    for shifted in (x, x + 1e3):
+        q = tm.quality(shifted, shifted)
+        assert (q.precision.value, q.recall.value, q.coverage.value) == (1, 1, 1)
+        assert q.density.value == pytest.approx((1 + 5) / 5, abs=0.2)
+    assert [m.value for m in tm.quality(x, x + 1e3)] == [0, 0, 0, 0]
+    with pytest.raises(ValueError, match="reference holds 5 images; k=5 needs at least 6"):
+        tm.quality(x, x[:5])
+
+
+def test_copycat_has_precision_without_recall():
+    x, train = sets(200, 200, 2)
+    q = tm.quality(train[:8].repeat(25, 1), train)
+    assert q.precision.value == 1
+    assert q.recall.value < 0.1
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda x, y: tm.memorized_fraction(tm.proximity(x, y)),
+        lambda x, y: tm.ratio_median(tm.proximity(x, y)),
+        lambda x, y: tm.copy_auc(tm.proximity(x, y).distance, tm.proximity(y * 1.1, y).distance),
+        lambda x, y: tm.ct_score(tm.proximity(x, y).distance, tm.proximity(y * 1.1, y).distance),
+        lambda x, y: tm.authpct(tm.proximity(x, y), tm.proximity(y, y).second),
+        lambda x, y: tm.mifid(x, y, tm.frechet_distance(x, y)),
+        tm.frechet_distance,
+        tm.kid,
+        lambda x, y: tm.quality(x, y).precision,
+        lambda x, y: tm.quality(x, y).recall,
+        lambda x, y: tm.quality(x, y).density,
+        lambda x, y: tm.quality(x, y).coverage,
+    ],
+)
+def test_contract_of_every_metric(measure):
+    x, y = sets(60, 60, 5, 2)
+    m = measure(x, y)
+    assert m.source
+    assert math.isfinite(m.value)
+    assert m.low <= m.value <= m.high
+    permuted = measure(x[torch.randperm(60, generator=torch.Generator().manual_seed(1))], y)
+    assert permuted.value == pytest.approx(m.value, rel=1e-9)
+    assert measure(x.double(), y.double()).value == pytest.approx(m.value, rel=1e-5)
+
+
+def test_subsample_is_deterministic_and_keeps_order():
+    x = torch.arange(50.0)[:, None]
+    part = tm.subsample(x, 10, seed=3)
+    assert torch.equal(part, tm.subsample(x, 10, seed=3))
+    assert bool((part.diff(dim=0) > 0).all())
+    assert tm.subsample(x, 60) is x
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_image_is_enough_to_measure_copying(n):
+    x, train = sets(30, 30)
+    one, rest = tm.proximity(x[:n], train), tm.proximity(x[n:], train)
+    for m in (
+        tm.memorized_fraction(one, rest),
+        tm.ratio_median(one, rest),
+        tm.copy_auc(one.distance, rest.distance),
+        tm.ct_score(one.distance, rest.distance),
+    ):
+        assert m.low is not None and m.high is not None and m.low <= m.value <= m.high
