@@ -85,7 +85,7 @@ def _nearest_block(x: Tensor, points: Tensor, centered: Tensor, mean: Tensor, ha
         wide = min(len(points), 2 * wide)
     candidate = candidate.sort(1).values
     exact = direct(x, points, candidate)
-    order = exact.argsort(1, stable=True)[:, :k]
+    order = exact.argsort(dim=1, stable=True)[:, :k]
     return Neighbors(candidate.gather(1, order), exact.gather(1, order).sqrt().float())
 
 
@@ -114,7 +114,7 @@ def _without_self(points: Tensor, k: int) -> Neighbors:
     self_last = (found.index == own).long()
     # A point with more than k duplicates may not list itself: then the farthest of the k + 1 is dropped.
     self_last[self_last.sum(1) == 0, -1] = 1
-    order = self_last.argsort(1, stable=True)[:, :k]
+    order = self_last.argsort(dim=1, stable=True)[:, :k]
     return Neighbors(found.index.gather(1, order), found.distance.gather(1, order))
 
 

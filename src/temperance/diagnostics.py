@@ -1,0 +1,79 @@
+"""Numbers about a posterior: how many points it holds, and where sampling starts to collapse onto single ones."""
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from temperance.denoiser import Denoiser
+from temperance.distance import nearest
+from temperance.empirical import Posterior, noise_conditional
+
+
+def entropy(posterior: Posterior) -> Float[Tensor, " batch"]:
+    """Shannon entropy of the weights, in nats."""
+    return -torch.special.xlogy(posterior.weights, posterior.weights).sum(1)
+
+
+def effective_sample_size(posterior: Posterior) -> Float[Tensor, " batch"]:
+    """exp(entropy): 1 when one training point owns the score, n when all share it."""
+    return entropy(posterior).exp()
+
+
+def dominance(posterior: Posterior) -> Float[Tensor, " batch"]:
+    """Weight of the heaviest training point, in 1/n..1."""
+    return posterior.weights.amax(1)
+
+
+def mean_effective_sample_size(
+    points: Float[Tensor, "n d"], sigma: float, *, draws: int = 256, seed: int = 0
+) -> float:
+    """Effective sample size of the empirical posterior, averaged over x = mu + sigma eps. Cost: draws * n * d * 2."""
+    generator = Generator().manual_seed(seed)
+    chosen = points[torch.randint(len(points), (draws,), generator=generator)]
+    x = chosen + sigma * torch.randn(chosen.shape, generator=generator).to(chosen)
+    return float(effective_sample_size(noise_conditional(x, points, torch.full((draws,), float(sigma)))).mean())
+
+
+def collapse_sigma(
+    points: Float[Tensor, "n d"], *, size: float = 1.5, draws: int = 256, seed: int = 0, tolerance: float = 0.01
+) -> float:
+    """The noise level below which single points own the score: where the mean effective sample size is `size`.
+
+    Found by bisection in log sigma to the relative `tolerance`, with the same draws at every level.
+    """
+    if len(points) < 3:
+        raise ValueError(f"collapse_sigma needs at least 3 points, got {len(points)}")
+    spread = float(points.double().std(0).norm())
+    if spread == 0:
+        raise ValueError("all points are the same: there is no noise level at which they separate")
+    low, high = 1e-4 * spread, 10.0 * spread
+    while high / low > 1 + tolerance:
+        middle = (low * high) ** 0.5
+        crowded = mean_effective_sample_size(points, middle, draws=draws, seed=seed) > size
+        low, high = (low, middle) if crowded else (middle, high)
+    return (low * high) ** 0.5
+
+
+def expansion_factor(
+    denoiser: Denoiser, points: Float[Tensor, "n *shape"], sigma: float, *, ratio: float = 0.9, draws: int = 256
+) -> Float[Tensor, " draws"]:
+    """How much one sampling step from `sigma` to `ratio * sigma` pulls two neighbors of a decision boundary apart.
+
+    x lies half-way between a training point and its nearest other point, plus noise; y is x shifted a little along
+    their difference; the result is |y' - x'| / |y - x|. Smooth models have 1 to 2, collapsed ones hundreds.
+    Source: arXiv 2601.19285, sec. 3.
+    """
+    flat = points.flatten(1)
+    found = nearest(flat[:draws], flat, 2)
+    a, b = flat[:draws], flat[found.index[:, 1]]
+    shift = 1e-3 * (b - a)
+    generator = Generator().manual_seed(0)
+    x = (a + b) / 2 + sigma * torch.randn(a.shape, generator=generator).to(a)
+    x = x - (b - a) * (((x - (a + b) / 2) * (b - a)).sum(1) / (b - a).square().sum(1).clamp(min=1e-12))[:, None]
+    level = torch.full((len(x),), float(sigma)).to(x)
+
+    def step(v: Tensor) -> Tensor:
+        denoised = denoiser(v.reshape(-1, *points.shape[1:]), level).flatten(1)
+        return denoised + ratio * (v - denoised)
+
+    return (step(x + shift) - step(x)).norm(dim=1) / shift.norm(dim=1).clamp(min=1e-12)
