@@ -10,19 +10,22 @@ Distances are exact and evaluated in blocks; no [n, n] matrix is ever held.
 
 import hashlib
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
+from temperance.distance import Neighbors, direct, nearest, neighbors, squared
 from temperance.distance import duplicates as chained_duplicates
-from temperance.distance import nearest, neighbors, squared
 from temperance.report import Measurement
 
 Z = 1.959963984540054  # two-sided 95 % of the normal distribution
+QUERIES, POINTS = 8192, 16384  # rows and training points that are in memory at a time
 ROWS = 2048  # rows of a block where all pairs of two sets are visited: 32 MB of float64 distances
 CHEAP = 4e9  # flops below which a statistic may be recomputed ten times for its interval
 
@@ -53,52 +56,103 @@ class Quality(NamedTuple):
     coverage: Measurement
 
 
-def duplicate_groups(points: Float[Tensor, "n f"], radius: float = 0.0) -> Int[Tensor, " n"]:
-    """A group number for every point; equal rows (or, with `radius`, chains of near ones) share the first's
-    number.
+@runtime_checkable
+class Rows(Protocol):
+    """Feature rows that may be made on demand: a tensor is one, and so are images encoded block by block."""
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        ...
+
+    def __getitem__(self, key: Any, /) -> Tensor:
+        """Return the rows of a slice, or of an index tensor, as [n, f]."""
+        ...
+
+
+def duplicate_groups(points: Rows, radius: float = 0.0) -> Int[Tensor, " n"]:
+    """A group number for every point: equal rows, or chains of rows within `radius`, share one.
 
     Cost: one pass over the bytes at radius 0, a neighbor table otherwise.
     """
     if radius > 0:
-        return chained_duplicates(points, radius)
+        return chained_duplicates(points[:], radius)
     first: dict[bytes, int] = {}
-    keys = (hashlib.blake2b((row + 0.0).numpy().tobytes(), digest_size=16).digest() for row in points.cpu())
-    return torch.tensor([first.setdefault(key, i) for i, key in enumerate(keys)], dtype=torch.long)
+    group = []
+    for start in range(0, len(points), ROWS):
+        for row in (points[start : start + ROWS].cpu() + 0.0).numpy():  # + 0.0: -0 equals 0
+            digest = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+            group.append(first.setdefault(digest, len(group)))
+    return torch.tensor(group, dtype=torch.long)
 
 
 def proximity(
-    x: Float[Tensor, "n f"], train: Float[Tensor, "m f"], group: Int[Tensor, " m"] | None = None
+    x: Rows, train: Rows, group: Int[Tensor, " m"] | None = None, *, progress: str | None = None
 ) -> Proximity:
     """Distance of every row to its nearest training point and to the nearest one of another duplicate group.
 
     Without groups, two equal training points would give d1 = d2 and hide every copy of them.
 
     Args:
-        x: rows to look up.
-        train: the training set.
+        x: rows to look up, [n, f].
+        train: the training set, [m, f].
         group: duplicate group of each training point; by default equal rows.
+        progress: what to call the work on a progress bar on stderr; None shows none.
 
     Raises:
         ValueError: if all training points are duplicates of each other.
+
+    Cost: 2 n m f flops; blocks of at most 16,384 points and 8,192 rows are in memory at a time.
     """
     group = duplicate_groups(train) if group is None else group
     if len(group.unique()) < 2:
-        raise ValueError(
-            f"train holds 1 distinct image among {len(train)}; d1/d2 needs at least 2 distinct ones"
-        )
-    found = nearest(x, train, 2)
+        raise ValueError(f"train holds 1 distinct image among {len(train)}; d1/d2 needs 2 distinct ones")
+    starts = range(0, len(x), QUERIES)
+    parts = [
+        _proximity(x[s : s + QUERIES], train, group) for s in _bar(starts, progress, show=len(x) * len(train))
+    ]
+    if not parts:
+        raise ValueError("there are no images to compare with the training set")
+    return Proximity(*(torch.cat(column) for column in zip(*parts)))
+
+
+def _proximity(x: Tensor, train: Rows, group: Tensor) -> Proximity:
+    found = nearest_rows(x, train, 2)
     index, distance, second = found.index[:, 0], found.distance[:, 0], found.distance[:, 1].clone()
     todo = (group[found.index[:, 1]] == group[index]).nonzero()[:, 0]
     k = 2
     while len(todo):
         k = min(2 * k, len(train))
-        wider = nearest(x[todo], train, k)
+        wider = nearest_rows(x[todo], train, k)
         other = group[wider.index] != group[index[todo], None]
         column = other.int().argmax(1, keepdim=True)
         solved = other.any(1)
         second[todo[solved]] = wider.distance.gather(1, column)[solved, 0]
         todo = todo[~solved]
     return Proximity(index, distance, second)
+
+
+def nearest_rows(x: Float[Tensor, "n f"], train: Rows, k: int) -> Neighbors:
+    """The `k` nearest training points of each row, exactly, from one block of training points at a time."""
+    index, distance = torch.empty(len(x), 0, dtype=torch.long), torch.empty(len(x), 0)
+    for start in range(0, len(train), POINTS):
+        block = train[start : start + POINTS]
+        found = nearest(x, block, min(k, len(block)))
+        index = torch.cat([index, found.index.cpu() + start], 1)
+        distance = torch.cat([distance, found.distance.cpu()], 1)
+        order = distance.argsort(dim=1, stable=True)[
+            :, :k
+        ]  # earlier blocks come first: ties go to the lower index
+        index, distance = index.gather(1, order), distance.gather(1, order)
+    return Neighbors(index, distance)
+
+
+def _bar(starts: range, label: str | None, show: int) -> Iterable[int]:
+    """The steps, with a progress bar on stderr if they are named and long enough to be worth one."""
+    if label is None or show < 1e7:
+        return starts
+    from tqdm import tqdm
+
+    return tqdm(starts, desc=label, unit="block", file=sys.stderr)
 
 
 # ---- copying ----
@@ -240,7 +294,7 @@ def ct_score(generated: Float[Tensor, " n"], heldout: Float[Tensor, " m"]) -> Me
 
 def mifid(
     generated: Float[Tensor, "n f"],
-    train: Float[Tensor, "m f"],
+    train: Rows,
     distance: Measurement,
     *,
     threshold: float = 0.2,
@@ -261,13 +315,24 @@ def mifid(
     )
 
 
-def cosine_distance(x: Float[Tensor, "n f"], train: Float[Tensor, "m f"]) -> Float[Tensor, " n"]:
-    """Least 1 - |cos| of each row to any training row, from differences of unit vectors: exactly 0 for a
-    copy.
+def cosine_distance(x: Float[Tensor, "n f"], train: Rows) -> Float[Tensor, " n"]:
+    """Least 1 - |cos| of each row to any training row.
+
+    The row is found by a float32 product and weighed by the difference of unit vectors: exactly 0 for a copy.
     """
-    a, b = (v / v.norm(dim=1, keepdim=True).clamp_min(1e-12) for v in (x, train))
-    chord = torch.minimum(nearest(a, b, 1).distance, nearest(-a, b, 1).distance)[:, 0]
-    return chord.double().square() / 2
+    a = functional.normalize(x.double(), dim=1)
+    best, out = torch.full((len(x),), -1.0), torch.ones(len(x), dtype=torch.float64)
+    for start in range(0, len(train), POINTS):
+        b = functional.normalize(train[start : start + POINTS].double(), dim=1)
+        for rows in torch.arange(len(x)).split(ROWS):
+            cosine = a[rows].float() @ b.float().T
+            value, column = cosine.abs().max(1)
+            sign = cosine.gather(1, column[:, None]).sign().double()
+            chord = direct(sign * a[rows], b, column[:, None])[:, 0]
+            better = value > best[rows]
+            best[rows] = torch.where(better, value, best[rows])
+            out[rows] = torch.where(better, chord / 2, out[rows])
+    return out
 
 
 # ---- quality ----

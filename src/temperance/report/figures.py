@@ -1,0 +1,325 @@
+"""Plots as inline SVG: text stays text, colours are CSS variables so that they follow the page's light or
+dark.
+
+Each series has a colour, a marker, a dash and a hatch, so that no plot needs colour to be read. Output is
+deterministic: ids are salted with the figure's name and no date is written.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from temperance.report.blocks import Figure
+
+MARKERS = "osD^vPX*"
+HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "oo")
+DASHES: tuple[Any, ...] = (
+    "-",
+    "--",
+    "-.",
+    ":",
+    (0, (5, 1)),
+    (0, (3, 1, 1, 1, 1, 1)),
+    (0, (1, 1)),
+    (0, (8, 2)),
+)
+# Stand-ins that matplotlib can parse and the page never shows: they become CSS variables.
+INK, LINE, PAPER = "#010203", "#010204", "#010205"
+SERIES = tuple(f"#01030{i}" for i in range(8))
+_VARIABLES = {INK: "--ink", LINE: "--line", PAPER: "--paper"} | {c: f"--s{i}" for i, c in enumerate(SERIES)}
+PAIR = (5.2, 2.9)  # inches
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": LINE,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "hatch.linewidth": 0.5,
+    "legend.frameon": False,
+}
+
+
+def _axes(name: str, size: tuple[float, float]) -> tuple[Any, Any, Any]:
+    """A context that holds the style, and a figure with one axes. Needs no display and no global state."""
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    context = matplotlib.rc_context({**_STYLE, "svg.hashsalt": name})
+    context.__enter__()
+    canvas = Canvas(figsize=size, layout="constrained")
+    return context, canvas, canvas.add_subplot()
+
+
+def _svg(context: Any, canvas: Any, name: str) -> str:
+    """The drawing without XML header, fixed size, fonts or shared ids."""
+    buffer = io.StringIO()
+    try:
+        canvas.savefig(
+            buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    finally:
+        context.__exit__(None, None, None)
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    )
+    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
+    for stand_in, variable in _VARIABLES.items():
+        text = text.replace(stand_in, f"var({variable})")
+    return re.sub(r"(stroke|fill)=\"(var\([^)]*\))\"", r'style="\1: \2"', text).replace(
+        "<svg ", '<svg aria-hidden="true" ', 1
+    )
+
+
+_PLACES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+
+
+def _box(
+    x: float, y: float, right: int, up: int, width: float, height: float
+) -> tuple[float, float, float, float]:
+    """Left, bottom, right, top in points of a label that hangs to one side of (x, y)."""
+    left, low = x + 10 * right + (right - 1) * width / 2, y + 8 * up + (up - 1) * height / 2
+    return left, low, left + width, low + height
+
+
+def _overlap(box: tuple[float, ...], others: Sequence[tuple[float, ...]]) -> float:
+    """Area shared with other boxes; outside the plot counts too."""
+    area = 20 * (max(0.0, -box[0]) + max(0.0, box[2] - 500) + max(0.0, -box[1]))
+    for o in others:
+        area += max(0.0, min(box[2], o[2]) - max(box[0], o[0])) * max(
+            0.0, min(box[3], o[3]) - max(box[1], o[1])
+        )
+    return area
+
+
+def frontier(
+    points: Sequence[tuple[str, float, float, str, int]],
+    *,
+    name: str,
+    xlabel: str,
+    ylabel: str,
+    floor: float | None = None,
+    null: float | None = None,
+) -> Figure:
+    """Scatter of (label, x, y, small label, series): one marker a method, reference lines for real data.
+
+    Args:
+        points: what to draw; points of one series share a colour and a marker.
+        name: prefix of the drawing's ids, unique in the page.
+        xlabel: text below.
+        ylabel: text at the left.
+        floor: height of a dashed line (real data against real data).
+        null: place of a dotted upright line (real data's own x).
+    """
+    context, canvas, ax = _axes(name, (7.6, 4.3))
+    high = max([p[2] for p in points] + [floor or 0]) or 1.0
+    wide = max([p[1] for p in points] + [null or 0, 0.05])
+    ax.set(xlim=(-0.02 * wide, 1.12 * wide), ylim=(0, 1.15 * high), xlabel=xlabel, ylabel=ylabel)
+    taken: list[tuple[float, float, float, float]] = []
+    for _, x, y, _, series in points:
+        s = series % len(SERIES)
+        ax.plot(x, y, MARKERS[s], color=SERIES[s], ms=10, mec=PAPER, mew=1, clip_on=False, zorder=3)
+        taken.append(_box(480 * x / (1.14 * wide), 265 * y / (1.15 * high), 0, 0, 14, 14))
+    for label, x, y, small, _ in points:
+        at = 480 * x / (1.14 * wide), 265 * y / (1.15 * high)
+        width = 5.6 * max(len(label), len(small))
+        place = min(_PLACES, key=lambda p: _overlap(_box(*at, *p, width, 26), taken))
+        taken.append(_box(*at, *place, width, 26))
+        ha, va = (("right", "center", "left")[place[0] + 1], ("top", "center", "bottom")[place[1] + 1])
+        ax.annotate(
+            f"{label}\n{small}",
+            (x, y),
+            (10 * place[0], 8 * place[1]),
+            textcoords="offset points",
+            ha=ha,
+            va=va,
+            fontsize=9,
+            linespacing=1.25,
+            zorder=4,
+        )
+    if floor is not None:
+        ax.axhline(floor, color=INK, lw=1, ls="--")
+        ax.annotate(
+            "real data against real data",
+            (1, floor),
+            (-2, 4),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8.5,
+        )
+    if null is not None:
+        ax.axvline(null, color=INK, lw=1, ls=":")
+        ax.annotate(
+            "unseen real images",
+            (null, 1),
+            (4, -2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="top",
+            fontsize=8.5,
+        )
+    ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
+    alt = "; ".join(
+        f"{p[0]}: {xlabel.lower()} {100 * p[1]:.1f} %, {ylabel.lower()} {p[2]:.3g}" for p in points
+    )
+    return Figure(_svg(context, canvas, name), f"Scatter plot. {alt}.")
+
+
+def histogram(
+    generated: Float[ndarray, " n"],
+    heldout: Float[ndarray, " m"] | None,
+    *,
+    name: str,
+    title: str,
+    xlabel: str,
+    limit: float,
+    series: int = 0,
+    mark: float | None = None,
+    size: tuple[float, float] = (3.5, 2.25),
+) -> Figure:
+    """Shares of generated images (filled, hatched) and of unseen real ones (outline) over [0, limit].
+
+    Values beyond `limit` fall into the last bin. `mark` draws an upright line, such as the 1/3 of d1/d2.
+    """
+    context, canvas, ax = _axes(name, size)
+    bins = np.linspace(0, limit, 25)
+    s = series % len(SERIES)
+    for values, filled in ((generated, True), (heldout, False)):
+        if values is None or not len(values):
+            continue
+        share = np.histogram(np.clip(values, 0, limit), bins)[0] / len(values)
+        if filled:
+            ax.stairs(share, bins, fill=True, color=SERIES[s], alpha=0.35, lw=0)
+            ax.stairs(share, bins, color=SERIES[s], lw=1.4, hatch=HATCHES[s])
+        else:
+            ax.stairs(share, bins, color=INK, lw=1.4, ls=(0, (4, 1.5)))
+    if mark is not None:
+        ax.axvline(mark, color=INK, lw=0.9, ls=":")
+    ax.set(xlim=(0, limit), xlabel=xlabel)
+    ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
+    ax.yaxis.set_major_locator(_ticks(3))
+    alt = f"Histogram of {xlabel}: median {np.median(generated):.3g} for generated images"
+    alt += "" if heldout is None or not len(heldout) else f", {np.median(heldout):.3g} for unseen real images"
+    return Figure(_svg(context, canvas, name), alt + ".", title)
+
+
+def _ticks(n: int) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(n)
+
+
+def cumulative(
+    generated: Float[ndarray, " n"],
+    heldout: Float[ndarray, " m"] | None,
+    *,
+    name: str,
+    xlabel: str,
+    series: int = 0,
+) -> Figure:
+    """Share of images within a distance, generated against unseen real: a curve to the left means copies."""
+    context, canvas, ax = _axes(name, PAIR)
+    share = np.linspace(0, 1, 301)  # a fixed number of quantiles, however many images
+    for values, label, color, dash in (
+        (generated, "generated", SERIES[series % 8], "-"),
+        (heldout, "unseen real", INK, (0, (4, 1.5))),
+    ):
+        if values is not None and len(values):
+            ax.plot(np.quantile(values, share), share, color=color, lw=1.8, ls=dash, label=label)
+    ax.set(xlabel=xlabel, ylabel="share of images", ylim=(0, 1.02))
+    ax.set_xlim(left=0)
+    ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
+    ax.legend(fontsize=9, loc="lower right")
+    return Figure(
+        _svg(context, canvas, name),
+        f"Cumulative share of images against {xlabel}.",
+        "Share of images within a distance",
+    )
+
+
+def quantiles(
+    generated: Float[ndarray, " n"], heldout: Float[ndarray, " m"], *, name: str, xlabel: str, series: int = 0
+) -> Figure:
+    """Quantiles of the generated images' distances against those of unseen real images: the diagonal is
+    right.
+    """
+    context, canvas, ax = _axes(name, PAIR)
+    share = np.linspace(0, 1, min(101, max(2, len(generated), len(heldout))))
+    x, y = np.quantile(heldout, share), np.quantile(generated, share)
+    top = 1.05 * max(x.max(), y.max(), 1e-12)
+    s = series % 8
+    ax.plot([0, top], [0, top], color=INK, lw=1, ls="--")
+    ax.plot(x, y, MARKERS[s], color=SERIES[s], markersize=4.5, alpha=0.8, clip_on=False)
+    ax.annotate(
+        "as far as unseen data",
+        (0.97 * top, 0.99 * top),
+        (-4, 0),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8.5,
+    )
+    ax.annotate("closer: copies", (0.97 * top, 0.04 * top), ha="right", fontsize=8.5)
+    ax.set(xlim=(0, top), ylim=(0, top), xlabel=f"unseen real: {xlabel}", ylabel="generated")
+    return Figure(
+        _svg(context, canvas, name), f"Quantile plot of {xlabel}, generated against unseen real.", "Quantiles"
+    )
+
+
+def curves(
+    lines: Sequence[tuple[str, Sequence[float], Sequence[float], int]],
+    *,
+    name: str,
+    xlabel: str,
+    ylabel: str,
+    level: tuple[str, float] | None = None,
+    log: tuple[bool, bool] = (False, False),
+) -> Figure:
+    """Lines of (label, x, y, series), labelled at their ends; `level` is a dashed reference with its name."""
+    context, canvas, ax = _axes(name, (7.6, 3.8))
+    for label, x, y, series in lines:
+        s = series % len(SERIES)
+        ax.plot(x, y, color=SERIES[s], ls=DASHES[s], marker=MARKERS[s], markersize=5, lw=1.7)
+        if len(x):
+            ax.annotate(label, (x[-1], y[-1]), (8, -3), textcoords="offset points", fontsize=9)
+    if level is not None:
+        ax.axhline(level[1], color=INK, lw=1, ls=":")
+        ax.annotate(
+            level[0],
+            (0, level[1]),
+            (4, 4),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            fontsize=8.5,
+        )
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.margins(x=0.12)
+    if log[0]:
+        ax.set_xscale("log")
+    if log[1]:
+        ax.set_yscale("log")
+    return Figure(
+        _svg(context, canvas, name), f"Line plot of {ylabel} against {xlabel} for {len(lines)} series."
+    )

@@ -1,0 +1,572 @@
+"""Pages composed from blocks: methods compared on one data set, and the audit of one generated set."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from temperance.report import figures
+from temperance.report.blocks import (
+    Block,
+    Cell,
+    Column,
+    Distances,
+    Facts,
+    Figure,
+    Figures,
+    Gallery,
+    Measurement,
+    Notes,
+    Page,
+    Pair,
+    Report,
+    Row,
+    Table,
+    Tile,
+    between,
+    number,
+    percent,
+)
+from temperance.report.render import gallery
+
+SHOWN = 12  # cards of a gallery
+
+
+@dataclass(frozen=True)
+class Series:
+    """One method's samples, for plots and gallery: distances to the training set, and the worst pairs
+    first.
+    """
+
+    method: str
+    generated: Distances
+    pairs: tuple[Pair, ...] = ()
+
+
+# ---- comparison ----
+
+# key: heading, plain sentence, writer, what is best: "low", "high", a null's key to be near to, or None
+_COLUMNS: dict[str, tuple[str, str, Any, str | None]] = {
+    "memorized_fraction": (
+        "Copied",
+        "Share of generated images that are a copy of one training image: at least three times closer to"
+        " it than to"
+        " any other training image. Below it, the range that holds the true share with 95 % confidence.",
+        percent,
+        "low",
+    ),
+    "ratio_median": (
+        "Typical d1/d2",
+        "Distance to the nearest training image divided by the distance to the second nearest, for the"
+        " middle image."
+        " It should be the same as for unseen real images; near 0 means copies.",
+        number,
+        "heldout_ratio_median",
+    ),
+    "copy_auc": (
+        "Closer than real",
+        "Chance that a generated image lies closer to the training set than an unseen real image does."
+        " 0.5 is right; 1 means always closer.",
+        number,
+        "half",
+    ),
+    "fd_heldout": (
+        "FD to unseen",
+        "Frechet distance between the generated images and real images that no method saw: how far off the"
+        " set is as"
+        " a whole. Lower is better; the floor is what real images score against each other.",
+        number,
+        "low",
+    ),
+    "fd_train": (
+        "FD to training",
+        "The same distance to the training images. A method that copies scores well here, so it is not"
+        " ranked.",
+        number,
+        None,
+    ),
+    "precision": ("Precision", "Share of generated images that look like real ones.", number, "high"),
+    "recall": (
+        "Recall",
+        "Share of unseen real images that the generated ones come close to: variety. Copying lowers it.",
+        number,
+        "high",
+    ),
+    "final_sigma": (
+        "Noise left",
+        "Noise that is still in the images by the method's own estimate, in units where pixels run from -1"
+        " to 1."
+        " A sampler that stops early leaves noise, which looks like variety.",
+        number,
+        None,
+    ),
+    "train_seconds": ("Training", "Seconds spent on training.", number, None),
+    "sample_seconds": ("Sampling", "Seconds spent on sampling.", number, None),
+}
+
+
+def comparison(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    title: str,
+    provenance: Mapping[str, Any],
+    series: Sequence[Series] = (),
+    heldout: Distances | None = None,
+    notes: Sequence[str] = (),
+    extra: Sequence[Block] = (),
+) -> Page:
+    """The page of `temperance demo` and `temperance study`: copying and quality of several methods side by
+    side.
+
+    Args:
+        rows: one mapping per method, sampler and seed, with the keys of `results.json`; rows that differ
+        only in
+            their seed are averaged, and the spread over seeds is shown.
+        title: the page's heading.
+        provenance: names and values (nested mappings are flattened).
+        series: distances and pairs per method, for the histograms and galleries.
+        heldout: distances of unseen real images, drawn into every histogram.
+        notes: sentences that belong beside the results, such as limits of this run.
+        extra: blocks that are put between the table and the galleries, such as curves.
+
+    Raises:
+        ValueError: if there are no rows.
+    """
+    if not rows:
+        raise ValueError("rows is empty: a comparison needs at least one result")
+    groups = _groups(rows)
+    color = _colors([str(r["method"]) for r in rows] + [s.method for s in series])
+    worst = max(groups, key=lambda g: _mean(g, "memorized_fraction"))
+    best = min(groups, key=lambda g: (_mean(g, "memorized_fraction"), _mean(g, "fd_heldout")))
+    null = fmean(float(r["heldout_memorized_fraction"] or 0) for r in rows)
+    seeds = len({r["seed"] for r in rows})
+    lede = (
+        f"Every method was trained on the same {rows[0]['n_train']} images, and each of its samples was"
+        f" compared with"
+        f" all of them. Most copies: {_name(worst)}, where {percent(_mean(worst, 'memorized_fraction'))}"
+        f" of the samples"
+        f" are a training image. Fewest: {_name(best)}, {percent(_mean(best, 'memorized_fraction'))}."
+        f" Of unseen real images, the same test takes {percent(null)} for copies."
+    )
+    tiles = [Tile(percent(null), "unseen real images", "the level that copying is judged against")]
+    tiles += [
+        Tile(
+            percent(_mean(g, "memorized_fraction")),
+            _name(g),
+            f"copied · FD {number(_mean(g, 'fd_heldout'))} · recall {number(_mean(g, 'recall'))}",
+            color[str(g[0]["method"])],
+        )
+        for g in groups[:7]
+    ]
+    blocks: list[Block] = [_comparison_table(groups, color, seeds), _frontier(groups, color)]
+    blocks += [*extra, *_histograms(series, heldout, color)]
+    blocks += [
+        gallery(
+            f"Closest pairs · {s.method}",
+            "Each card: a generated image, then its three nearest training images with their distances.",
+            s.pairs[:SHOWN],
+            len(s.generated.d1),
+            series=color[s.method],
+        )
+        for s in series
+        if s.pairs
+    ]
+    blocks += [Notes("What to keep in mind", (*notes, *_COMPARISON_LIMITS)), facts(provenance)]
+    return Page(title, lede, tuple(tiles), tuple(blocks), "Temperance · methods compared")
+
+
+_COMPARISON_LIMITS = (
+    "The copy test compares images as they are: copies that were shifted, mirrored or recoloured escape"
+    " it, unless"
+    " the features it uses undo that.",
+    "A Frechet distance rewards copies: read it together with the copied share and with recall, and only"
+    " between"
+    " rows with the same number of images.",
+    "Seeds show how much training and sampling vary, not how much another data set would change the result.",
+)
+
+
+def _groups(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Rows that differ in their seed only, in order of first appearance."""
+    found: dict[tuple, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(
+            tuple(row.get(k) for k in ("method", "sampler", "nfe", "n_train", "steps")), []
+        ).append(row)
+    return list(found.values())
+
+
+def _colors(methods: Sequence[str]) -> dict[str, int]:
+    return {m: i % len(figures.SERIES) for i, m in enumerate(dict.fromkeys(methods))}
+
+
+def _values(group: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    return [float(r[key]) for r in group if r.get(key) is not None and math.isfinite(r[key])]
+
+
+def _mean(group: Sequence[Mapping[str, Any]], key: str) -> float:
+    values = _values(group, key)
+    return fmean(values) if values else math.nan
+
+
+def _name(group: Sequence[Mapping[str, Any]]) -> str:
+    row = group[0]
+    return f"{row['method']} ({row['sampler']})"
+
+
+def _comparison_table(groups: list[list[Mapping[str, Any]]], color: dict[str, int], seeds: int) -> Table:
+    sizes = {g[0]["n_train"] for g in groups}
+    best = {key: _best(groups, key, rule) for key, (_, _, _, rule) in _COLUMNS.items()}
+    rows = [_null_row(groups)]
+    for group in groups:
+        row = group[0]
+        detail = f"{row['sampler']} · {row['nfe']} evaluations"
+        detail += f" · n = {row['n_train']}" if len(sizes) > 1 else ""
+        detail += f" · step {row['steps']}" if row.get("steps") is not None else ""
+        cells = [Cell(str(row["method"]), detail)]
+        cells += [_mean_cell(group, key, best[key]) for key in _COLUMNS]
+        rows.append(Row(tuple(cells), series=color[str(row["method"])]))
+    columns = (
+        Column(
+            "Method",
+            "How the model was trained, which sampler drew the images, with how many evaluations.",
+            text=True,
+        ),
+        *(Column(label, sentence) for label, sentence, _, _ in _COLUMNS.values()),
+    )
+    over = (
+        "One seed." if seeds == 1 else f"Means over {seeds} seeds; below each, the lowest and highest seed."
+    )
+    return Table(
+        "Results",
+        f"{over} The first row is real data that no method saw: what a perfect generator would score. A"
+        f" dot marks the"
+        " best value of a column; where the right value is that of real data, the closest one.",
+        columns,
+        tuple(rows),
+    )
+
+
+def _best(groups: list[list[Mapping[str, Any]]], key: str, rule: str | None) -> float | None:
+    """The mean that gets the dot, if the column is ranked and has at least two values."""
+    means = [m for m in (_mean(g, key) for g in groups) if math.isfinite(m)]
+    if rule is None or len(means) < 2:
+        return None
+    if rule in ("low", "high"):
+        return min(means) if rule == "low" else max(means)
+    goal = 0.5 if rule == "half" else fmean(_mean(g, rule) for g in groups)
+    return min(means, key=lambda m: abs(m - goal)) if math.isfinite(goal) else None
+
+
+def _mean_cell(group: list[Mapping[str, Any]], key: str, best: float | None) -> Cell:
+    write, values, mean = _COLUMNS[key][2], _values(group, key), _mean(group, key)
+    if len(values) > 1 and not key.endswith("seconds"):
+        detail = between(min(values), max(values), write)
+    elif key == "memorized_fraction" and group[0].get("memorized_ci"):
+        low, high = group[0]["memorized_ci"]
+        detail = between(low, high, write)
+    else:
+        detail = ""
+    return Cell(write(mean), detail, best is not None and mean == best)
+
+
+def _null_row(groups: list[list[Mapping[str, Any]]]) -> Row:
+    flat = [row for group in groups for row in group]
+    known = {"memorized_fraction": "heldout_memorized_fraction", "ratio_median": "heldout_ratio_median"}
+    cells = [Cell("Unseen real images", "the null: what copying is judged against")]
+    for key, (_, _, write, _) in _COLUMNS.items():
+        if key == "copy_auc":
+            cells.append(Cell(write(0.5)))
+        elif key == "fd_heldout":
+            cells.append(Cell(write(_mean(flat, "fd_floor")), "floor: training set"))
+        else:
+            cells.append(Cell(write(_mean(flat, known[key])) if key in known else "–"))
+    return Row(tuple(cells), null=True)
+
+
+def _frontier(groups: list[list[Mapping[str, Any]]], color: dict[str, int]) -> Figures:
+    flat = [row for group in groups for row in group]
+    points = [
+        (
+            str(g[0]["method"]) if len({r["sampler"] for r in flat}) == 1 else _name(g),
+            _mean(g, "memorized_fraction"),
+            _mean(g, "fd_heldout"),
+            f"recall {number(_mean(g, 'recall'))}",
+            color[str(g[0]["method"])],
+        )
+        for g in groups
+        if math.isfinite(_mean(g, "memorized_fraction")) and math.isfinite(_mean(g, "fd_heldout"))
+    ]
+    floor, null = _mean(flat, "fd_floor"), _mean(flat, "heldout_memorized_fraction")
+    figure = figures.frontier(
+        points,
+        name="frontier",
+        xlabel="Copied share of the generated images",
+        ylabel="Frechet distance to unseen images",
+        floor=floor if math.isfinite(floor) else None,
+        null=null if math.isfinite(null) else None,
+    )
+    return Figures(
+        "Copying against quality",
+        "Down and to the left is better. Quality alone does not show copying: a method at the far right"
+        " may reach a low"
+        " Frechet distance by handing back its training data.",
+        (figure,),
+    )
+
+
+def _histograms(series: Sequence[Series], heldout: Distances | None, color: dict[str, int]) -> list[Block]:
+    if not series:
+        return []
+    top = _limit([s.generated.d1 for s in series] + ([heldout.d1] if heldout else []))
+    far, near = (heldout.d1, heldout.ratio) if heldout else (None, None)
+    d1, ratio = [], []
+    for i, s in enumerate(series):
+        shared: Any = {"title": s.method, "series": color[s.method]}
+        d1.append(figures.histogram(s.generated.d1, far, name=f"d1-{i}", xlabel="d1", limit=top, **shared))
+        ratio.append(_ratio_histogram(s.generated.ratio, near, name=f"ratio-{i}", **shared))
+    return [
+        Figures("Distance to the nearest training image (d1)", f"{_D1} {_LEGEND}", tuple(d1), "small"),
+        Figures(
+            "How much one training image stands out (d1/d2)", f"{_RATIO} {_LEGEND}", tuple(ratio), "small"
+        ),
+    ]
+
+
+_D1 = (
+    "A generator that learned the data keeps the same distances as unseen real images. A heap at the left"
+    " is copies."
+)
+_RATIO = (
+    "Left of the dotted line at 1/3 an image counts as a copy. The share under the line is not enough to"
+    " judge by:"
+    " the whole shape should follow that of unseen real images."
+)
+_LEGEND = "Filled: generated images. Dashed outline: unseen real images."
+
+
+def _ratio_histogram(generated, heldout, **rest) -> Figure:
+    return figures.histogram(generated, heldout, xlabel="d1/d2", limit=1.0, mark=1 / 3, **rest)
+
+
+def _limit(distances: Sequence[Any]) -> float:
+    """Right end of a distance axis: all but the farthest half percent of every set."""
+    return max(1e-9, *(float(np.quantile(d, 0.995)) for d in distances))
+
+
+# ---- audit ----
+
+# name: heading, what null means is decided by the measurement; plain sentence
+_AUDIT: dict[str, tuple[str, str]] = {
+    "memorized_fraction": (
+        "Copied",
+        "Share of images at least three times closer to one training image than to any other.",
+    ),
+    "ratio_median": (
+        "Typical d1/d2",
+        "Nearest over second nearest distance of the middle image; should equal real data's.",
+    ),
+    "copy_auc": (
+        "Closer than real",
+        "Chance that a generated image is closer to the training set than an unseen real one.",
+    ),
+    "ct_score": (
+        "Copying test (CT)",
+        "Standard score of being farther than unseen data; below -3 is a clear sign of copying.",
+    ),
+    "authpct": (
+        "Authentic, %",
+        "Images farther from their nearest training image than its own neighbors are.",
+    ),
+    "fd_heldout": (
+        "FD to unseen",
+        "Frechet distance to unseen real images: how far off the set is as a whole.",
+    ),
+    "fd_train": ("FD to training", "The same distance to the training images; copies score well here."),
+    "fd_ratio": (
+        "FD ratio",
+        "Distance to training images over distance to unseen ones; below 1 leans to the training set.",
+    ),
+    "mifid": (
+        "MiFID",
+        "Frechet distance to the training set, made worse when the images lie very close to it.",
+    ),
+    "kid": (
+        "KID",
+        "A second whole-set distance, free of the bias that small sets give the Frechet distance.",
+    ),
+    "precision": ("Precision", "Share of generated images that look like real ones."),
+    "recall": ("Recall", "Share of real images that the generated ones come close to: variety."),
+    "density": ("Density", "How thickly real images surround the generated ones; about 1 for real data."),
+    "coverage": ("Coverage", "Share of real images with a generated one in their neighborhood."),
+}
+_SHARES = ("memorized_fraction",)
+
+
+def audit_page(report: Report, *, title: str = "Does the generator hand back its training data?") -> Page:
+    """The page of `temperance audit`: every measurement beside its null, the distances, the closest pairs."""
+    tiles: list[Tile] = []
+    blocks: list[Block] = []
+    for i, (encoder, found) in enumerate(report.measurements.items()):
+        tiles += _audit_tiles(encoder, found, report.flags.get(encoder), len(report.measurements) > 1)
+        blocks.append(_audit_table(encoder, found, "heldout" in report.sizes))
+        blocks += _audit_figures(encoder, report.distances[encoder], i)
+        blocks.append(
+            gallery(
+                f"Closest pairs · {encoder}",
+                "Each card: a generated image, its three nearest training images with their distances, and"
+                " the absolute"
+                " difference to the nearest one (black where they agree).",
+                report.pairs[encoder][:SHOWN],
+                report.sizes["generated"],
+                show_difference=True,
+            )
+        )
+    blocks += [
+        Notes("What was tested", report.tested),
+        Notes("What was not", report.untested, "warning"),
+        facts(report.provenance),
+    ]
+    return Page(title, _audit_lede(report), tuple(tiles), tuple(blocks), "Temperance · audit")
+
+
+def _audit_lede(report: Report) -> str:
+    sizes = report.sizes
+    text = f"{sizes['generated']} generated images were compared with all {sizes['train']} training images"
+    if "heldout" not in sizes:
+        return text + (
+            ". No held-out images were given, so no number here can tell a copy from real data that merely"
+            " look alike:"
+            " give a held-out set to get p-values, the null of each figure, and distances to unseen data."
+        )
+    text += (
+        f"; {sizes['heldout']} real images that the model never saw went through the same test as the null. "
+    )
+    parts = []
+    for encoder, found in report.measurements.items():
+        m = found["memorized_fraction"]
+        share = f"{percent(m.value)} are copies by d1/d2 (unseen real images: {percent(m.null)})"
+        if m.value == 0:
+            share = f"0 of {m.n} are copies by d1/d2: at most {percent(min(1, 3 / m.n))} (3/n) with 95 % confidence"
+        parts.append(f"In {encoder}: {share}; {report.flags.get(encoder)} are closer than chance allows.")
+    return text + " ".join(parts)
+
+
+def _audit_tiles(
+    encoder: str, found: Mapping[str, Measurement], flagged: int | None, several: bool
+) -> list[Tile]:
+    m, where = found["memorized_fraction"], f" · {encoder}" if several else ""
+    range95 = (
+        f"{between(m.low, m.high, percent)} at 95 %"
+        if m.value
+        else f"at most {percent(min(1, 3 / m.n))} at 95 % (3/n)"
+    )
+    tiles = [Tile(percent(m.value), f"copied by d1/d2{where}", f"{range95} · unseen real {percent(m.null)}")]
+    if flagged is not None:
+        tiles.append(
+            Tile(f"{flagged} of {m.n}", f"closer than chance allows{where}", "flagged at the chosen rate")
+        )
+    if "copy_auc" in found:
+        tiles.append(
+            Tile(
+                number(found["copy_auc"].value),
+                f"closer than unseen real{where}",
+                "0.5 is right, 1 is copying",
+            )
+        )
+    return tiles
+
+
+def _audit_table(encoder: str, found: Mapping[str, Measurement], heldout: bool) -> Table:
+    reference = "unseen real images" if heldout else "training images (no held-out set)"
+    rows = []
+    for name, (label, sentence) in _AUDIT.items():
+        if name not in found:
+            continue
+        m = found[name]
+        write = percent if name in _SHARES else number
+        direction = {True: "higher", False: "lower", None: "equal to the null"}[m.higher_is_better]
+        cells = (
+            Cell(label, sentence),
+            Cell(write(m.value)),
+            Cell(between(m.low, m.high, write) or "–"),
+            Cell(write(m.null)),
+            Cell(direction),
+            Cell(m.source),
+        )
+        rows.append(Row(cells))
+    return Table(
+        f"Measurements · {encoder}",
+        f"Quality is measured against {reference}. Images are compared as {encoder} features.",
+        (
+            Column("Measurement", "What is measured, in one sentence.", text=True),
+            Column("Value", "The figure for the generated images."),
+            Column(
+                "95 % interval",
+                "The range that holds the true figure with 95 % confidence, where one can be given.",
+            ),
+            Column(
+                "Real data",
+                "The null: the same figure for real images. For copying, unseen images against the"
+                " training set; for"
+                " quality, the training images against the unseen ones.",
+            ),
+            Column("Better", "Which direction is better."),
+            Column("Source", "Where the definition comes from.", text=True),
+        ),
+        tuple(rows),
+    )
+
+
+def _audit_figures(encoder: str, distances: Mapping[str, Distances], i: int) -> list[Block]:
+    generated, null = distances["generated"], distances.get("heldout")
+    far, near = (null.d1, null.ratio) if null else (None, None)
+    shared: Any = {"series": i, "size": figures.PAIR}
+    top = _limit([generated.d1] if far is None else [generated.d1, far])
+    shown = [
+        figures.histogram(
+            generated.d1,
+            far,
+            name=f"a{i}-d1",
+            title="Distance to the nearest training image",
+            xlabel="d1",
+            limit=top,
+            **shared,
+        ),
+        _ratio_histogram(
+            generated.ratio,
+            near,
+            name=f"a{i}-ratio",
+            title="How much one training image stands out",
+            **shared,
+        ),
+        figures.cumulative(generated.d1, far, name=f"a{i}-ecdf", xlabel="d1", series=i),
+    ]
+    if far is not None:
+        shown.append(figures.quantiles(generated.d1, far, name=f"a{i}-qq", xlabel="d1", series=i))
+    caption = (
+        "If nothing is copied, generated images are as far from the training set as unseen real ones: the"
+        " shapes"
+        f" agree, the curves coincide and the dots follow the diagonal. {_LEGEND}"
+    )
+    return [Figures(f"Distances · {encoder}", caption, tuple(shown), "pair")]
+
+
+def facts(provenance: Mapping[str, Any], title: str = "Provenance") -> Facts:
+    """Nested names and values as one flat block."""
+    return Facts(title, tuple(_flat(provenance)))
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for key, item in value.items():
+        name = f"{prefix} · {key}" if prefix else str(key)
+        found += _flat(item, name) if isinstance(item, Mapping) else [(re.sub("_", " ", name), str(item))]
+    return found
+
+
+__all__ = ["Distances", "Gallery", "Series", "audit_page", "comparison", "facts"]

@@ -1,0 +1,150 @@
+"""From a page to a file: the template, pictures as data URIs, the size limit, and writes that cannot be
+half done.
+"""
+
+import base64
+import io
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from temperance.report.blocks import Card, Gallery, Page, Pair, between, number, percent
+
+LIMIT = 5_000_000  # bytes of a page
+EDGE = 96  # longest edge of a thumbnail, in pixels
+
+
+def picture(image: UInt8[ndarray, "h w c"]) -> str:
+    """A PNG data URI. Small images keep their pixels (the page magnifies them), large ones are reduced."""
+    from PIL import Image
+
+    drawn = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image[..., :3])
+    if max(drawn.size) > EDGE:
+        drawn.thumbnail((EDGE, EDGE), Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    drawn.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def difference(a: UInt8[ndarray, "h w c"], b: UInt8[ndarray, "h w c"]) -> UInt8[ndarray, "h w c"]:
+    """|a - b|, in gray levels: black where the two images agree."""
+    return np.abs(a.astype(np.int16) - b.astype(np.int16)).astype(np.uint8)
+
+
+def card(pair: Pair, *, show_difference: bool) -> Card:
+    """The generated image, its neighbors, their distances, and optionally the difference to the nearest."""
+    pictures = [(picture(pair.image), f"Generated image {pair.generated}", "generated")]
+    if show_difference:
+        gap = difference(pair.image, pair.neighbors[0].image)
+        pictures.append((picture(gap), "Difference between the two, black where they agree", "difference"))
+    for rank, near in enumerate(pair.neighbors, 1):
+        alt = f"Training image {near.name}, rank {rank}, distance {number(near.distance)}"
+        pictures.insert(rank, (picture(near.image), alt, number(near.distance)))
+    facts = [("d1/d2", number(pair.ratio)), ("d1", number(pair.distance))]
+    if pair.p_value is not None:
+        facts.append(("p", number(pair.p_value)))
+    facts.append(("image", pair.generated))
+    facts.append(("nearest", pair.neighbors[0].name))
+    exact = pair.distance == 0
+    flag = "identical" if exact else "flagged" if pair.flagged else "copy" if pair.ratio < 1 / 3 else ""
+    return Card(tuple(pictures), tuple(facts), flag)
+
+
+def gallery(
+    title: str,
+    caption: str,
+    pairs: Sequence[Pair],
+    total: int,
+    *,
+    series: int | None = None,
+    show_difference: bool = False,
+) -> Gallery:
+    """A gallery block from pairs, in the order given (worst first)."""
+    cards = tuple(card(p, show_difference=show_difference) for p in pairs)
+    return Gallery(title, caption, cards, total, series)
+
+
+def html(page: Page, *, limit: int = LIMIT) -> str:
+    """The page as one self-contained document below `limit` bytes; galleries are shortened from their ends
+    to fit.
+
+    Raises:
+        ValueError: if the page is too large even without pictures.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["drawing"] = Markup  # our own SVG; every other text is escaped
+    template = environment.get_template("page.html")
+    while True:
+        text = template.render(page=page)
+        if len(text.encode()) <= limit:
+            return text
+        if not any(isinstance(b, Gallery) and b.cards for b in page.blocks):
+            raise ValueError(
+                f"the page holds {len(text.encode())} bytes without pictures, the limit is {limit}"
+            )
+        page = replace(page, blocks=tuple(_shorter(b) if isinstance(b, Gallery) else b for b in page.blocks))
+
+
+def _shorter(block: Gallery) -> Gallery:
+    return replace(block, cards=block.cards[: int(len(block.cards) * 0.8)])
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a file in one step: a reader sees the old content or the new one, never a part.
+
+    Raises:
+        OSError: if the folder cannot be made or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_json(path: Path, data: Any) -> Path:
+    """Write JSON in one step; NaN and infinity become null, because JSON has neither."""
+    return write_text(path, json.dumps(_finite(data), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def write_page(page: Page, path: Path) -> Path:
+    """Render a page and write it in one step."""
+    return write_text(path, html(page))
+
+
+__all__ = ["between", "card", "difference", "gallery", "html", "number", "percent", "picture"]
