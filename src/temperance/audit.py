@@ -111,7 +111,7 @@ def audit(
     """Measure copying and quality of a generated set, with held-out real images as the null.
 
     Args:
-        train: what the model was trained on: `Images`, uint8 [n, h, w, c], or a tensor [n, c, h, w] in [-1, 1].
+        train: the training images: `Images`, uint8 [n, h, w, c], or a tensor [n, c, h, w] in [-1, 1].
         generated: the images to judge, of the same size.
         heldout: real images from the same source that the model never saw. Without them nothing has a null,
             there are no p-values, and quality is measured against the training images.

@@ -1,12 +1,15 @@
 """Numbers about a posterior: how many points it holds, and where sampling starts to collapse onto single ones."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
 from temperance.denoiser import Denoiser
-from temperance.distance import nearest
-from temperance.empirical import Posterior, noise_conditional
+from temperance.distance import Neighbors, nearest, neighbors
+from temperance.empirical import Posterior, Tangent, noise_conditional
 
 
 def entropy(posterior: Posterior) -> Float[Tensor, " batch"]:
@@ -31,11 +34,18 @@ def mean_effective_sample_size(
     generator = Generator().manual_seed(seed)
     chosen = points[torch.randint(len(points), (draws,), generator=generator)]
     x = chosen + sigma * torch.randn(chosen.shape, generator=generator).to(chosen)
-    return float(effective_sample_size(noise_conditional(x, points, torch.full((draws,), float(sigma)))).mean())
+    return float(
+        effective_sample_size(noise_conditional(x, points, torch.full((draws,), float(sigma)))).mean()
+    )
 
 
 def collapse_sigma(
-    points: Float[Tensor, "n d"], *, size: float = 1.5, draws: int = 256, seed: int = 0, tolerance: float = 0.01
+    points: Float[Tensor, "n d"],
+    *,
+    size: float = 1.5,
+    draws: int = 256,
+    seed: int = 0,
+    tolerance: float = 0.01,
 ) -> float:
     """The noise level below which single points own the score: where the mean effective sample size is `size`.
 
@@ -55,7 +65,12 @@ def collapse_sigma(
 
 
 def expansion_factor(
-    denoiser: Denoiser, points: Float[Tensor, "n *shape"], sigma: float, *, ratio: float = 0.9, draws: int = 256
+    denoiser: Denoiser,
+    points: Float[Tensor, "n *shape"],
+    sigma: float,
+    *,
+    ratio: float = 0.9,
+    draws: int = 256,
 ) -> Float[Tensor, " draws"]:
     """How much one sampling step from `sigma` to `ratio * sigma` pulls two neighbors of a decision boundary apart.
 
@@ -69,7 +84,10 @@ def expansion_factor(
     shift = 1e-3 * (b - a)
     generator = Generator().manual_seed(0)
     x = (a + b) / 2 + sigma * torch.randn(a.shape, generator=generator).to(a)
-    x = x - (b - a) * (((x - (a + b) / 2) * (b - a)).sum(1) / (b - a).square().sum(1).clamp(min=1e-12))[:, None]
+    x = (
+        x
+        - (b - a) * (((x - (a + b) / 2) * (b - a)).sum(1) / (b - a).square().sum(1).clamp(min=1e-12))[:, None]
+    )
     level = torch.full((len(x),), float(sigma)).to(x)
 
     def step(v: Tensor) -> Tensor:
@@ -77,3 +95,71 @@ def expansion_factor(
         return denoised + ratio * (v - denoised)
 
     return (step(x + shift) - step(x)).norm(dim=1) / shift.norm(dim=1).clamp(min=1e-12)
+
+
+def suggest_temperature(
+    points: Float[Tensor, "n d"], table: Neighbors, sigma: float, *, share: float = 0.5, draws: int = 256
+) -> float:
+    """The strength tau of T = tau / sigma at which half of a neighborhood holds the score at noise level `sigma`.
+
+    `sigma` is meant to be `collapse_sigma`, where hardly more than one point does. Found by bisection on the
+    effective sample size over mu and its K neighbors, with training data alone.
+    """
+    generator = Generator().manual_seed(0)
+    chosen = torch.randint(len(points), (draws,), generator=generator)
+    x = points[chosen] + sigma * torch.randn(draws, points.shape[1], generator=generator)
+    group = torch.cat([chosen[:, None], table.index[chosen]], 1)
+    level = torch.full((draws,), float(sigma))
+    target = max(1.5, share * group.shape[1])
+    low, high = 1.0, 1e4
+    while high / low > 1.01:
+        middle = (low * high) ** 0.5
+        posterior = noise_conditional(x, points, level, index=group, temperature=middle)
+        low, high = (
+            (low, middle) if float(effective_sample_size(posterior).mean()) > target else (middle, high)
+        )
+    return (low * high) ** 0.5 * sigma
+
+
+class Width(NamedTuple):
+    """A tangent width and the curve it was chosen on: mean log-likelihood of left-out points, nats."""
+
+    h: float
+    candidates: tuple[float, ...]
+    likelihood: tuple[float, ...]
+
+
+def suggest_h(
+    points: Float[Tensor, "n d"],
+    k: int,
+    *,
+    candidates: Sequence[float] = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5),
+    folds: int = 5,
+    limit: int = 600,
+) -> Width:
+    """The tangent width under which left-out training points are most likely; held-out data plays no part.
+
+    Each fold's points are scored by the tangent mixture of the others, at the noise level that suits that width best
+    (eight levels around the median nearest distance per dimension). Data beyond `limit` points is subsampled, which
+    widens the distances a little. Cost: folds * candidates * 8 evaluations of `limit` rows.
+    """
+    generator = Generator().manual_seed(0)
+    order = torch.randperm(len(points), generator=generator)[:limit]
+    sample = points[order]
+    folds = min(folds, len(sample))
+    if len(sample) - -(-len(sample) // folds) <= k:
+        raise ValueError(f"k={k} is too large to leave points out of {len(sample)}")
+    scale = float(nearest(sample, sample, 2).distance[:, 1].median()) / points.shape[1] ** 0.5
+    levels = [scale * 2 ** (i / 3) for i in range(-5, 3)]
+    total = torch.zeros(len(candidates), len(levels), dtype=torch.float64)
+    for fold in range(folds):
+        left = torch.zeros(len(sample), dtype=torch.bool)
+        left[fold::folds] = True
+        rest = sample[~left]
+        table = neighbors(rest, k)
+        for i, h in enumerate(candidates):
+            model = Tangent(rest, table, h)
+            for j, level in enumerate(levels):
+                total[i, j] += model.log_density(sample[left], torch.full((int(left.sum()),), level)).sum()
+    best = (total / len(sample)).amax(1)
+    return Width(float(candidates[int(best.argmax())]), tuple(candidates), tuple(best.tolist()))

@@ -159,7 +159,9 @@ def _softmax(logits: Tensor, temperature: float | Tensor) -> Tensor:
     return (logits / t.reshape(-1, 1)).softmax(1)
 
 
-def _temper(log_weight: Tensor, log_precision: Tensor, index: Tensor | None, temperature: float | Tensor) -> Posterior:
+def _temper(
+    log_weight: Tensor, log_precision: Tensor, index: Tensor | None, temperature: float | Tensor
+) -> Posterior:
     pull = _softmax(log_weight + log_precision, temperature).log()
     return Posterior((pull - log_precision).softmax(1), (-log_precision / 2).exp(), index)
 
@@ -190,7 +192,9 @@ def _marginal(r2: Tensor, d: int, sigma_min: float, sigma_max: float) -> tuple[T
 def _marginal_by_sum(r2: Tensor, d: int, sigma_min: float, sigma_max: float) -> tuple[Tensor, Tensor]:
     weight = torch.full_like(r2, -math.inf)
     second = torch.full_like(r2, -math.inf)
-    for log_sigma in torch.linspace(math.log(sigma_min), math.log(sigma_max), LEVELS, dtype=torch.float64).tolist():
+    for log_sigma in torch.linspace(
+        math.log(sigma_min), math.log(sigma_max), LEVELS, dtype=torch.float64
+    ).tolist():
         term = -(d - 2) * log_sigma - r2 / (2 * math.exp(2 * log_sigma))
         weight = torch.logaddexp(weight, term)
         second = torch.logaddexp(second, term - 2 * log_sigma)
@@ -302,7 +306,9 @@ class Tangent:
         logits, _ = self._logits(x.double() - self.mean, sigma.double())
         return Posterior(logits.softmax(1), sigma.double()[:, None], None)
 
-    def log_density(self, x: Float[Tensor, "batch d"], sigma: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    def log_density(
+        self, x: Float[Tensor, "batch d"], sigma: Float[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
         """log p(x) in nats; the score is its gradient."""
         logits, _ = self._logits(x.double() - self.mean, sigma.double())
         n, d = self.points.shape

@@ -21,7 +21,9 @@ class ResidualMlp(nn.Module):
         self.embed = nn.Sequential(nn.Linear(embedding, width), nn.SiLU())
         self.inward = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+            nn.Sequential(
+                nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)
+            )
             for _ in range(depth)
         )
         self.outward = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim))
@@ -66,7 +68,9 @@ class Blind(nn.Module):
         super().__init__()
         self.network, self.sigma_data, self.mean_square, self.floor = network, sigma_data, mean_square, floor
 
-    def forward(self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | None = None) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | None = None
+    ) -> Tensor:
         """E[mu | x]; `sigma` is accepted, so that any sampler can call it, and ignored."""
         square = x.flatten(1).square().mean(1)
         rms = square.clamp(min=1e-12).sqrt()

@@ -32,10 +32,13 @@ class Noise:
     def __init__(self, seed: int, index: Sequence[int]):
         # Weyl-like mixing keeps the streams of neighboring (seed, index) pairs apart.
         self.generators = [
-            Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + i * 0xD1B54A32D192ED03 + 1) % (1 << 63)) for i in index
+            Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + i * 0xD1B54A32D192ED03 + 1) % (1 << 63))
+            for i in index
         ]
 
-    def normal(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Float[Tensor, "batch *shape"]:
+    def normal(
+        self, shape: Sequence[int], device: torch.device | str = "cpu"
+    ) -> Float[Tensor, "batch *shape"]:
         """Standard normal numbers of `shape` for every index: [len(index), *shape]."""
         return torch.stack([torch.randn(tuple(shape), generator=g) for g in self.generators]).to(device)
 
@@ -45,7 +48,9 @@ class Samples(NamedTuple):
 
     x: Float[Tensor, "batch *shape"]
     nfe: int  # denoiser evaluations per image
-    final_sigma: Float[Tensor, " batch"]  # |D - x| / sqrt(d) at the last state, the noise the denoiser still sees
+    final_sigma: Float[
+        Tensor, " batch"
+    ]  # |D - x| / sqrt(d) at the last state, the noise the denoiser still sees
     converged: Bool[Tensor, " batch"]
 
 
@@ -53,14 +58,21 @@ class Sampler(Protocol):
     """The common signature of this module's generators."""
 
     def __call__(
-        self, denoiser: Denoiser, x: Float[Tensor, "batch *shape"], sigmas: Float[Tensor, " steps"], noise: Noise
+        self,
+        denoiser: Denoiser,
+        x: Float[Tensor, "batch *shape"],
+        sigmas: Float[Tensor, " steps"],
+        noise: Noise,
     ) -> Iterator[Tensor]:
         """Yield the batch after each step; the last one is at noise level sigmas[-1]."""
         ...
 
 
 def heun(
-    denoiser: Denoiser, x: Float[Tensor, "batch *shape"], sigmas: Float[Tensor, " steps"], noise: Noise | None = None
+    denoiser: Denoiser,
+    x: Float[Tensor, "batch *shape"],
+    sigmas: Float[Tensor, " steps"],
+    noise: Noise | None = None,
 ) -> Iterator[Tensor]:
     """Deterministic second-order steps along dx/dsigma = (x - D) / sigma (arXiv 2206.00364, alg. 1 without churn).
 
@@ -127,9 +139,7 @@ def adaptive(
         moving = level > end
         if not bool(moving.any()):
             return
-        # The last step of a row goes exactly to the end level.
-        a = torch.where(moving, (1 - end / level.clamp(min=end)).clamp(max=step), torch.zeros_like(level))
-        x = x + expand(a, x) * (denoised - x)
+        x = torch.where(expand(moving, x), x + step * (denoised - x), x)
         yield x
 
 
@@ -181,5 +191,10 @@ def _level(sigma: float, x: Tensor) -> Tensor:
 
 
 def _check_sigmas(sigmas: Tensor) -> None:
-    if sigmas.ndim != 1 or len(sigmas) < 2 or not bool((sigmas > 0).all()) or not bool((sigmas.diff() < 0).all()):
+    if (
+        sigmas.ndim != 1
+        or len(sigmas) < 2
+        or not bool((sigmas > 0).all())
+        or not bool((sigmas.diff() < 0).all())
+    ):
         raise ValueError(f"sigmas must be at least two decreasing numbers > 0, got {sigmas.tolist()[:6]}")

@@ -138,6 +138,9 @@ def frontier(
     wide = max([p[1] for p in points] + [null or 0, 0.05])
     ax.set(xlim=(-0.02 * wide, 1.12 * wide), ylim=(0, 1.15 * high), xlabel=xlabel, ylabel=ylabel)
     taken: list[tuple[float, float, float, float]] = []
+    if floor is not None:
+        taken.append((0, 265 * floor / (1.15 * high) - 3, 500, 265 * floor / (1.15 * high) + 3))
+        taken.append((350, 265 * floor / (1.15 * high), 500, 265 * floor / (1.15 * high) + 16))
     for _, x, y, _, series in points:
         s = series % len(SERIES)
         ax.plot(x, y, MARKERS[s], color=SERIES[s], ms=10, mec=PAPER, mew=1, clip_on=False, zorder=3)

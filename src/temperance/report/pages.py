@@ -140,29 +140,27 @@ def comparison(
         raise ValueError("rows is empty: a comparison needs at least one result")
     groups = _groups(rows)
     color = _colors([str(r["method"]) for r in rows] + [s.method for s in series])
-    worst = max(groups, key=lambda g: _mean(g, "memorized_fraction"))
-    best = min(groups, key=lambda g: (_mean(g, "memorized_fraction"), _mean(g, "fd_heldout")))
-    null = fmean(float(r["heldout_memorized_fraction"] or 0) for r in rows)
+    copied = {label: _mean(group, "memorized_fraction") for label, group in groups.items()}
+    worst, best = max(copied, key=lambda g: copied[g]), min(copied, key=lambda g: copied[g])
+    null = percent(_mean(rows, "heldout_memorized_fraction"))
     seeds = len({r["seed"] for r in rows})
+    sizes = sorted({r["n_train"] for r in rows})
     lede = (
-        f"Every method was trained on the same {rows[0]['n_train']} images, and each of its samples was"
-        f" compared with"
-        f" all of them. Most copies: {_name(worst)}, where {percent(_mean(worst, 'memorized_fraction'))}"
-        f" of the samples"
-        f" are a training image. Fewest: {_name(best)}, {percent(_mean(best, 'memorized_fraction'))}."
-        f" Of unseen real images, the same test takes {percent(null)} for copies."
+        f"Every sample was compared with all {' or '.join(map(str, sizes))} images its method had learned from."
+        f" Most copies: {worst}, where {percent(copied[worst])} of the samples are a training image."
+        f" Fewest: {best}, {percent(copied[best])}. Of unseen real images, the same test takes {null} for copies."
     )
-    tiles = [Tile(percent(null), "unseen real images", "the level that copying is judged against")]
+    tiles = [Tile(null, "unseen real images", "the level that copying is judged against")]
     tiles += [
         Tile(
-            percent(_mean(g, "memorized_fraction")),
-            _name(g),
+            percent(copied[label]),
+            label,
             f"copied · FD {number(_mean(g, 'fd_heldout'))} · recall {number(_mean(g, 'recall'))}",
             color[str(g[0]["method"])],
         )
-        for g in groups[:7]
+        for label, g in list(groups.items())[:7]
     ]
-    blocks: list[Block] = [_comparison_table(groups, color, seeds), _frontier(groups, color)]
+    blocks: list[Block] = [_comparison_table(list(groups.values()), color, seeds), _frontier(groups, color)]
     blocks += [*extra, *_histograms(series, heldout, color)]
     blocks += [
         gallery(
@@ -190,14 +188,15 @@ _COMPARISON_LIMITS = (
 )
 
 
-def _groups(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Rows that differ in their seed only, in order of first appearance."""
-    found: dict[tuple, list[Mapping[str, Any]]] = {}
+def _groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Rows that differ in their seed only, under the method's name and whatever else tells them apart."""
+    keys = [key for key in ("sampler", "nfe", "n_train", "steps") if len({r.get(key) for r in rows}) > 1]
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        found.setdefault(
-            tuple(row.get(k) for k in ("method", "sampler", "nfe", "n_train", "steps")), []
-        ).append(row)
-    return list(found.values())
+        extra = [f"{key} {row.get(key)}" if key != "sampler" else str(row.get(key)) for key in keys]
+        label = str(row["method"]) + (f" ({', '.join(extra)})" if extra else "")
+        found.setdefault(label.replace("n_train", "n"), []).append(row)
+    return found
 
 
 def _colors(methods: Sequence[str]) -> dict[str, int]:
@@ -211,11 +210,6 @@ def _values(group: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 def _mean(group: Sequence[Mapping[str, Any]], key: str) -> float:
     values = _values(group, key)
     return fmean(values) if values else math.nan
-
-
-def _name(group: Sequence[Mapping[str, Any]]) -> str:
-    row = group[0]
-    return f"{row['method']} ({row['sampler']})"
 
 
 def _comparison_table(groups: list[list[Mapping[str, Any]]], color: dict[str, int], seeds: int) -> Table:
@@ -264,7 +258,7 @@ def _best(groups: list[list[Mapping[str, Any]]], key: str, rule: str | None) -> 
 
 def _mean_cell(group: list[Mapping[str, Any]], key: str, best: float | None) -> Cell:
     write, values, mean = _COLUMNS[key][2], _values(group, key), _mean(group, key)
-    if len(values) > 1 and not key.endswith("seconds"):
+    if len(values) > 1 and write(min(values)) != write(max(values)) and not key.endswith("seconds"):
         detail = between(min(values), max(values), write)
     elif key == "memorized_fraction" and group[0].get("memorized_ci"):
         low, high = group[0]["memorized_ci"]
@@ -277,29 +271,29 @@ def _mean_cell(group: list[Mapping[str, Any]], key: str, best: float | None) -> 
 def _null_row(groups: list[list[Mapping[str, Any]]]) -> Row:
     flat = [row for group in groups for row in group]
     known = {"memorized_fraction": "heldout_memorized_fraction", "ratio_median": "heldout_ratio_median"}
-    cells = [Cell("Unseen real images", "the null: what copying is judged against")]
+    cells = [Cell("Unseen real images", "what copying is judged against")]
     for key, (_, _, write, _) in _COLUMNS.items():
         if key == "copy_auc":
             cells.append(Cell(write(0.5)))
         elif key == "fd_heldout":
-            cells.append(Cell(write(_mean(flat, "fd_floor")), "floor: training set"))
+            cells.append(Cell(write(_mean(flat, "fd_floor")), "the floor"))
         else:
             cells.append(Cell(write(_mean(flat, known[key])) if key in known else "–"))
     return Row(tuple(cells), null=True)
 
 
-def _frontier(groups: list[list[Mapping[str, Any]]], color: dict[str, int]) -> Figures:
-    flat = [row for group in groups for row in group]
+def _frontier(groups: dict[str, list[Mapping[str, Any]]], color: dict[str, int]) -> Figures:
+    flat = [row for group in groups.values() for row in group]
     points = [
         (
-            str(g[0]["method"]) if len({r["sampler"] for r in flat}) == 1 else _name(g),
+            label,
             _mean(g, "memorized_fraction"),
             _mean(g, "fd_heldout"),
             f"recall {number(_mean(g, 'recall'))}",
             color[str(g[0]["method"])],
         )
-        for g in groups
-        if math.isfinite(_mean(g, "memorized_fraction")) and math.isfinite(_mean(g, "fd_heldout"))
+        for label, g in groups.items()
+        if math.isfinite(_mean(g, "memorized_fraction") + _mean(g, "fd_heldout"))
     ]
     floor, null = _mean(flat, "fd_floor"), _mean(flat, "heldout_memorized_fraction")
     figure = figures.frontier(
@@ -451,7 +445,8 @@ def _audit_lede(report: Report) -> str:
         m = found["memorized_fraction"]
         share = f"{percent(m.value)} are copies by d1/d2 (unseen real images: {percent(m.null)})"
         if m.value == 0:
-            share = f"0 of {m.n} are copies by d1/d2: at most {percent(min(1, 3 / m.n))} (3/n) with 95 % confidence"
+            most = percent(min(1, 3 / m.n))
+            share = f"0 of {m.n} are copies by d1/d2, so at most {most} (3/n) with 95 % confidence"
         parts.append(f"In {encoder}: {share}; {report.flags.get(encoder)} are closer than chance allows.")
     return text + " ".join(parts)
 
@@ -489,7 +484,7 @@ def _audit_table(encoder: str, found: Mapping[str, Measurement], heldout: bool) 
             continue
         m = found[name]
         write = percent if name in _SHARES else number
-        direction = {True: "higher", False: "lower", None: "equal to the null"}[m.higher_is_better]
+        direction = {True: "higher", False: "lower", None: "like real data"}[m.higher_is_better]
         cells = (
             Cell(label, sentence),
             Cell(write(m.value)),

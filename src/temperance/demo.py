@@ -1,0 +1,272 @@
+"""The main job in one command: train every method on the same few images, sample, and show who copies."""
+
+import multiprocessing
+import platform
+import queue
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from temperance.data import Images, load, split, to_uint8
+from temperance.denoiser import Denoiser
+from temperance.diagnostics import collapse_sigma, suggest_h, suggest_temperature
+from temperance.distance import nearest, neighbors
+from temperance.engine import EmpiricalDenoiser
+from temperance.features import Encoder, efficientnet, train_classifier
+from temperance.hub import Model
+from temperance.metrics import Proximity
+from temperance.recipe import Recipe, fit
+from temperance.report import Distances, Neighbor, Pair, Series, comparison, write_json, write_page
+from temperance.sample import Noise, NotConverged, Samples, adaptive, heun, integrate
+from temperance.schedule import Schedule, edm_for
+from temperance.scorecard import Yardstick, score, yardstick
+from temperance.train import Settings
+
+TRAINED = ("conditional", "unconditional", "temperature", "tangent")
+CLOSED = ("empirical", "temperature", "tangent")
+ACCEPTED = 0.05  # early stopping: the memorized fraction that is still accepted on a draw of its own
+SHOWN = 12  # closest pairs kept for each gallery
+VALIDATION = 1_000_000  # sample indices from here on decide when to stop, and are not reported
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The size of a demo."""
+
+    data: str = "digits"
+    n_train: int = 100
+    n_heldout: int = 700
+    n_samples: int = 700
+    steps: int = 5000
+    grid: int = 20
+    seeds: tuple[int, ...] = (0, 1)
+    size: int | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Training settings common to all methods; one eighth of the steps between looks for the early stop."""
+        return {"steps": self.steps, "batch_size": 128, "checkpoint_every": max(1, self.steps // 25)}
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One row with the pictures behind it, small enough to travel between processes."""
+
+    row: dict[str, Any]
+    d1: np.ndarray
+    ratio: np.ndarray
+    pairs: tuple[Pair, ...]
+    null: tuple[np.ndarray, np.ndarray]
+
+
+def demo(plan: Plan, out: Path, *, progress: bool = True) -> list[dict[str, Any]]:
+    """Run the plan and write `out/report.html` and `out/results.json`; returns the rows.
+
+    Seeds and methods are spread over the processor's cores, one thread each, so that results do not depend on how
+    many there are. Cost: about four minutes on two cores for the default plan.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    jobs = [(plan, seed, name) for seed in plan.seeds for name in (*TRAINED, *(f"closed-form-{c}" for c in CLOSED))]
+    began = time.perf_counter()
+    results = _run(jobs, progress)
+    order = {name: i for i, name in enumerate(_order())}
+    results.sort(key=lambda r: (order[r.row["method"]], r.row["seed"]))
+    rows = [r.row for r in results]
+    provenance = _provenance(plan, time.perf_counter() - began)
+    write_json(out / "results.json", {"schema": 1, "rows": rows, "provenance": provenance})
+    write_page(_page(plan, results, provenance), out / "report.html")
+    return rows
+
+
+def _order() -> tuple[str, ...]:
+    trained = ("conditional", "conditional-early-stopped", "unconditional", "temperature", "tangent")
+    return (*trained, *(f"closed-form-{name}" for name in CLOSED))
+
+
+def _run(jobs: list[tuple[Plan, int, str]], progress: bool) -> list[Result]:
+    """All jobs over a pool of one-threaded processes, with a bar that counts training steps."""
+    context = multiprocessing.get_context("spawn")
+    total = sum(plan.steps if name in TRAINED else 0 for plan, _, name in jobs)
+    with context.Manager() as manager, tqdm(
+        total=total, desc="demo", unit="step", file=sys.stderr, disable=not progress
+    ) as bar:
+        ticks = manager.Queue()
+        workers = min(len(jobs), torch.get_num_threads() or 1)
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            futures = {pool.submit(job, *arguments, ticks) for arguments in jobs}
+            while any(not f.done() for f in futures):
+                try:
+                    bar.update(ticks.get(timeout=0.2))
+                except queue.Empty:
+                    continue
+            return [result for f in as_completed(futures) for result in f.result()]
+
+
+def job(plan: Plan, seed: int, name: str, ticks: Any = None) -> list[Result]:
+    """One method on one split, in a process of its own."""
+    train, heldout, encoder = _sets(plan, seed)
+    against = yardstick(train.tensor(), heldout.tensor(), encoder)
+    if name in TRAINED:
+        return _trained(plan, seed, name, against, (lambda n: ticks.put(n)) if ticks is not None else lambda n: None)
+    return [_closed_form(plan, seed, name.removeprefix("closed-form-"), against)]
+
+
+def _sets(plan: Plan, seed: int) -> tuple[Images, Images, Encoder]:
+    """Train and held-out images, and an encoder that saw neither: a classifier of the rest, where labels allow it."""
+    images = load(plan.data, size=plan.size, progress=False)
+    spare = len(images) - plan.n_train - plan.n_heldout
+    train, heldout, rest = split(images, (plan.n_train, plan.n_heldout, max(0, spare)), seed)
+    if rest.labels is not None and len(rest) >= 500:
+        rest = rest[:4000]
+        return train, heldout, train_classifier(rest.tensor(), torch.from_numpy(rest.labels), seed=0)
+    return train, heldout, efficientnet()
+
+
+def _trained(plan: Plan, seed: int, name: str, against: Yardstick, tick: Callable[[int], None]) -> list[Result]:
+    """Train one method; for the conditional one, also keep its last checkpoint that hardly copied."""
+    settings = Settings(seed=seed, **plan.settings)
+    began = time.perf_counter()
+    spent = 0.0  # on looking, not training
+    kept: dict[str, Any] = {}
+
+    def visit(step: int, model: Model) -> None:
+        nonlocal spent
+        tick(min(settings.checkpoint_every, step))
+        if name != "conditional" or kept.get("closed"):
+            return
+        start = time.perf_counter()
+        draw = sample(plan, model.denoiser, model.schedule, heun, seed, range(VALIDATION, VALIDATION + 200), against)
+        row, _ = score(draw.x, against)
+        if row["memorized_fraction"] <= ACCEPTED:
+            weights = {k: v.clone() for k, v in model.denoiser.state_dict().items()}
+            kept.update(step=step, weights=weights, seconds=start - began - spent)
+        else:
+            kept["closed"] = True
+        spent += time.perf_counter() - start
+
+    model, _ = fit(Recipe(objective=name, network="mlp"), against.train, settings, progress=False, device="cpu", visit=visit)
+    seconds = time.perf_counter() - began - spent
+    facts = {"seed": seed, "steps": settings.steps, "train_seconds": seconds}
+    found = [_finish(plan, name, model.denoiser, model.schedule, against, facts)]
+    if "weights" in kept:
+        model.denoiser.load_state_dict(kept["weights"])
+        facts = {"seed": seed, "steps": kept["step"], "train_seconds": kept["seconds"]}
+        found.append(_finish(plan, "conditional-early-stopped", model.denoiser, model.schedule, against, facts))
+    return found
+
+
+def _closed_form(plan: Plan, seed: int, name: str, against: Yardstick) -> Result:
+    """A training-free row: the method's closed-form denoiser, sampled like a network."""
+    points = against.train
+    schedule = edm_for(points.flatten(1))
+    denoiser = closed_form(points, name)
+    facts = {"seed": seed, "steps": 0, "train_seconds": 0.0}
+    return _finish(plan, f"closed-form-{name}", denoiser, schedule, against, facts)
+
+
+def closed_form(points: Float[Tensor, "n c h w"], name: str, k: int = 10) -> EmpiricalDenoiser:
+    """The denoiser that `name` converges to, with settings chosen from the points themselves."""
+    flat = points.flatten(1)
+    if name == "empirical":
+        return EmpiricalDenoiser(points, "conditional")
+    table = neighbors(flat, k)
+    if name == "tangent":
+        return EmpiricalDenoiser(points, "tangent", neighbors=table, h=suggest_h(flat, k).h)
+    sigma = collapse_sigma(flat)
+    strength = suggest_temperature(flat, table, sigma)
+    return EmpiricalDenoiser(points, "temperature", sigma_collapse=sigma, temperature=strength)
+
+
+def sample(
+    plan: Plan, denoiser: Denoiser, schedule: Schedule, sampler: Any, seed: int, index: range, against: Yardstick
+) -> Samples:
+    """Draw the samples of `index`; what has not converged is recorded in the row, so no warning is needed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConverged)
+        return integrate(sampler, denoiser, against.train.shape[1:], schedule.grid(plan.grid), Noise(seed, index))
+
+
+def _finish(
+    plan: Plan, method: str, denoiser: Denoiser, schedule: Schedule, against: Yardstick, facts: dict[str, Any]
+) -> Result:
+    sampler = adaptive if method == "unconditional" else heun
+    began = time.perf_counter()
+    drawn = sample(plan, denoiser, schedule, sampler, facts["seed"], range(plan.n_samples), against)
+    seconds = time.perf_counter() - began
+    measured, near = score(drawn.x.clamp(-1, 1), against)
+    row = {
+        "method": method,
+        "sampler": sampler.__name__,
+        "nfe": drawn.nfe,
+        "n_train": len(against.train),
+        **facts,
+        **measured,
+        "final_sigma": float(drawn.final_sigma.mean()),
+        "sigma_min": float(schedule.grid(2)[-1]),
+        "converged": float(drawn.converged.float().mean()),
+        "sample_seconds": seconds,
+    }
+    null = (against.null.distance.numpy(), against.null.ratio.numpy())
+    return Result(row, near.distance.numpy(), near.ratio.numpy(), _pairs(drawn.x, near, against), null)
+
+
+def _pairs(x: Float[Tensor, "n c h w"], near: Proximity, against: Yardstick) -> tuple[Pair, ...]:
+    """The samples with the smallest d1/d2, each beside its three nearest training images."""
+    worst = near.ratio.argsort()[:SHOWN]
+    found = nearest(x[worst].flatten(1), against.train.flatten(1), 3)
+    pictures, points = to_uint8(x[worst]), to_uint8(against.train)
+    return tuple(
+        Pair(
+            f"sample {int(i)}",
+            pictures[row],
+            tuple(
+                Neighbor(f"train {int(j)}", float(d), points[int(j)])
+                for j, d in zip(found.index[row], found.distance[row])
+            ),
+            float(near.distance[i]),
+            float(near.ratio[i]),
+        )
+        for row, i in enumerate(worst)
+    )
+
+
+def _page(plan: Plan, results: list[Result], provenance: dict[str, Any]) -> Any:
+    first = [r for r in results if r.row["seed"] == plan.seeds[0]]
+    series = [Series(r.row["method"], Distances(r.d1, r.ratio), r.pairs) for r in first]
+    return comparison(
+        [r.row for r in results],
+        title=f"Who copies {plan.n_train} images of {plan.data}?",
+        provenance=provenance,
+        series=series,
+        heldout=Distances(*first[0].null),
+        notes=(
+            f"{plan.n_train} training and {plan.n_heldout} held-out images, {plan.n_samples} samples a method,"
+            f" {len(plan.seeds)} seeds: each seed is another split, initialization and noise.",
+            f"conditional-early-stopped is the conditional run at its last checkpoint that copied at most"
+            f" {ACCEPTED:.0%} on samples of its own; held-out images played no part in the choice.",
+            "Histograms and galleries show the first seed.",
+        ),
+    )
+
+
+def _provenance(plan: Plan, seconds: float) -> dict[str, Any]:
+    return {
+        "command": f"temperance demo --data {plan.data}",
+        "plan": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(plan).items()},
+        "seconds": round(seconds, 1),
+        "versions": {name: version(name) for name in ("temperance", "torch", "diffusers", "numpy")},
+        "python": platform.python_version(),
+        "processors": multiprocessing.cpu_count(),
+    }

