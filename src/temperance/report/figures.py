@@ -44,6 +44,7 @@ _STYLE: dict[Any, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
     "xtick.major.size": 0,
+    "xtick.major.pad": 5,
     "ytick.major.size": 0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -287,7 +288,9 @@ def quantiles(
     ax.annotate("closer: copies", (0.97 * top, 0.04 * top), ha="right", fontsize=8.5)
     ax.set(xlim=(0, top), ylim=(0, top), xlabel=f"unseen real: {xlabel}", ylabel="generated")
     return Figure(
-        _svg(context, canvas, name), f"Quantile plot of {xlabel}, generated against unseen real.", "Quantiles"
+        _svg(context, canvas, name),
+        f"Quantile plot of {xlabel}, generated against unseen real.",
+        "Distances, generated against unseen real",
     )
 
 

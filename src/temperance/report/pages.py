@@ -146,9 +146,10 @@ def comparison(
     seeds = len({r["seed"] for r in rows})
     sizes = sorted({r["n_train"] for r in rows})
     lede = (
-        f"Every sample was compared with all {' or '.join(map(str, sizes))} images its method had learned from."
-        f" Most copies: {worst}, where {percent(copied[worst])} of the samples are a training image."
-        f" Fewest: {best}, {percent(copied[best])}. Of unseen real images, the same test takes {null} for copies."
+        f"Every sample was compared with all {' or '.join(map(str, sizes))} images its method had learned"
+        f" from. Most copies: {worst}, where {percent(copied[worst])} of the samples are a training image."
+        f" Fewest: {best}, {percent(copied[best])}."
+        f" Of unseen real images, the same test takes {null} for copies."
     )
     tiles = [Tile(null, "unseen real images", "the level that copying is judged against")]
     tiles += [
