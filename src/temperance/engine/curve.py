@@ -44,11 +44,11 @@ class Curve:
         return torch.stack([value + self.slope * r2, slope * self.step], 1)
 
     def pull(self, r2: Tensor) -> Tensor:
-        """log of weight / sigma_j^2, up to a constant."""
+        """Log of weight / sigma_j^2, up to a constant."""
         return self._at(self.pulled, r2)
 
     def log_precision(self, r2: Tensor) -> Tensor:
-        """log E[sigma^-2 | r^2]."""
+        """Log E[sigma^-2 | r^2]."""
         return self._at(self.pulled, r2) - self._at(self.weight, r2)
 
     def steepness(self, r2: Tensor) -> Tensor:

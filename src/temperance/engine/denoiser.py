@@ -12,12 +12,15 @@ from temperance.empirical import Posterior, tangent
 from temperance.engine import survivors
 from temperance.engine.curve import Curve
 from temperance.engine.law import Gaussian, Law, Marginal
-from temperance.engine.moments import Moments
-from temperance.engine.stats import Stats
+from temperance.engine.paths import run
+from temperance.engine.screen import Exact32
+from temperance.engine.stats import Stats, describe, join
+from temperance.engine.survivors import Screen, Weighed
 from temperance.engine.table import Table
 
 Mode = Literal["conditional", "unconditional", "temperature", "tangent"]
 BLOCK_BYTES = 256 << 20
+ROWS = 512  # rows evaluated together
 
 
 class EmpiricalDenoiser:
@@ -61,16 +64,21 @@ class EmpiricalDenoiser:
         h: float | None = None,
         block_bytes: int = BLOCK_BYTES,
     ):
-        _check_options(mode, tol, sigma_collapse, temperature, neighbors, h, block_bytes)
+        given = {"sigma_collapse": sigma_collapse, "temperature": temperature, "neighbors": neighbors, "h": h}
+        _check_options(mode, given, tol, block_bytes)
         if points.ndim < 2:
             raise ValueError(f"points must be [n, *shape], got {tuple(points.shape)}")
         self.mode, self.tol, self.shape = mode, tol, points.shape[1:]
         self.sigma_collapse = sigma_collapse
         self.temperature = sigma_collapse if temperature is None else temperature
-        self.table = Table(points.flatten(1), block_bytes)
-        self.curve = Curve(self.table.d, sigma_min, sigma_max, points.device) if mode == "unconditional" else None
-        self.tangent = tangent(points.flatten(1), neighbors, h) if mode == "tangent" and neighbors and h else None
-        self.stats: Stats | None = None  # of the last evaluation
+        flat = points.flatten(1)
+        self.table = Table(flat, block_bytes)
+        self.screens: list[Screen] = [Exact32(self.table)]
+        self.curve = (
+            Curve(self.table.d, sigma_min, sigma_max, points.device) if mode == "unconditional" else None
+        )
+        self.tangent = tangent(flat, neighbors, h) if neighbors is not None and h is not None else None
+        self.stats: Stats | None = None  # of the last call
 
     def __call__(
         self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | None
@@ -84,11 +92,147 @@ class EmpiricalDenoiser:
     ) -> tuple[Float[Tensor, "batch *shape"], Stats]:
         """The denoised batch and what is known about it, without touching `stats`.
 
-        Cost: between one product with a few numbers per point and four d flops per point, see docs/performance.md.
+        Cost: from one low-precision pass over the points to 4 n d flops a row, see docs/performance.md.
+
+        Raises:
+            ValueError: naming the argument: shape mismatch, non-finite x, sigma <= 0 or missing.
         """
-        flat, law = self._flat(x), self.law(sigma, len(x))
-        parts = [self._rows(flat[i : i + ROWS], law, i) for i in range(0, len(x), ROWS)]
-        if not parts:
-            return x.clone(), describe([])
-        mean = torch.cat([p.sums.mean / p.sums.mass[:, None] for p in parts])
-        return mean.to(x.dtype).reshape(x.shape), describe(parts)
+        flat = self._flat(x)
+        if self.tangent is not None:
+            return self._tangent(x, self._level(sigma, len(x)))
+        law = self._law(sigma, len(x))
+        results = [self._run(flat[i : i + ROWS], law.take(_span(flat, i))) for i in range(0, len(x), ROWS)]
+        mean = torch.cat([x.new_empty(0, self.table.d), *(mean for mean, _ in results)])
+        return mean.to(x.dtype).reshape(x.shape), join([stats for _, stats in results])
+
+    def _run(self, x: Float[Tensor, "batch d"], law: Law) -> tuple[Tensor, Stats]:
+        result = run(x, self.table, law, self.screens, self.tol)
+        sums = result.sums
+        return sums.mean / sums.mass[:, None], describe(result, law, (x - self.table.mean).square().sum(1))
+
+    def _tangent(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Stats]:
+        assert self.tangent is not None
+        weights = self.tangent.posterior(x.flatten(1), sigma).weights
+        entropy = -torch.special.xlogy(weights, weights).sum(1)
+        zero = torch.zeros_like(entropy)
+        log_partition = self.tangent.log_density(x.flatten(1), sigma)
+        cost = 4.0 * len(x) * weights.shape[1] * self.table.d
+        stats = Stats(
+            log_partition, entropy.exp(), weights.amax(1), zero, zero, ("tangent",) * len(x), cost, 0.0
+        )
+        return self.tangent(x, sigma), stats
+
+    def posterior(self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | None) -> Posterior:
+        """Weights of the points that are not dropped: [batch, k], k the largest number that any row keeps.
+
+        Heaviest first; rows with fewer are filled up with weight 0. Memory: 24 batch k bytes, k up to n at high sigma.
+        """
+        flat = self._flat(x)
+        if self.tangent is not None:
+            return self.tangent.posterior(flat, self._level(sigma, len(x)))
+        law = self._law(sigma, len(x))
+        nats = survivors.nats_for(self.tol, self.table.n)
+        pairs, _ = survivors.find(flat, self.table, law, self.screens[-1], nats, self.table.n)
+        return padded(survivors.weigh(flat, self.table, law, pairs, nats), len(x), law)
+
+    def topk(
+        self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | None, k: int
+    ) -> Posterior:
+        """The k heaviest points of each row, heaviest first, with their weights among all points.
+
+        Raises:
+            ValueError: if k is not in 1..n.
+        """
+        if not 1 <= k <= self.table.n:
+            raise ValueError(f"k must be between 1 and the number of points {self.table.n}, got {k}")
+        whole = self.posterior(x, sigma)
+        top = whole.weights.topk(min(k, whole.weights.shape[1]), dim=1)
+        index = top.indices if whole.index is None else whole.index.gather(1, top.indices)
+        level = whole.sigma if whole.sigma.shape[1] == 1 else whole.sigma.gather(1, top.indices)
+        return Posterior(top.values, level, index)
+
+    def score(
+        self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch *shape"]:
+        """sum_j w_j (mu_j - x) / sigma_j^2 in the type of x, from float64 differences."""
+        denoised, _ = self.evaluate(x.double(), sigma)
+        if self.curve is None:
+            precision = self._level(sigma, len(x)) ** -2
+        else:
+            posterior = self.posterior(x, sigma)
+            precision = (posterior.weights / posterior.sigma**2).sum(1)
+        return ((denoised - x.double()) * expand(precision, x)).to(x.dtype)
+
+    def _flat(self, x: Tensor) -> Float[Tensor, "batch d"]:
+        """Rows in float64, checked."""
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"x must be [batch, {', '.join(map(str, self.shape))}], got {tuple(x.shape)}")
+        if not bool(x.isfinite().all()):
+            raise ValueError(f"x holds {int((~x.isfinite()).sum())} non-finite values")
+        return x.flatten(1).double()
+
+    def _level(self, sigma: Tensor | None, batch: int) -> Float[Tensor, " batch"]:
+        if sigma is None:
+            raise ValueError(f"sigma must be given in mode {self.mode!r}, got None")
+        if sigma.shape != (batch,):
+            raise ValueError(f"sigma must be [batch={batch}], got {tuple(sigma.shape)}")
+        if not bool(((sigma > 0) & sigma.isfinite()).all()):
+            raise ValueError(f"sigma must be finite and > 0, got {sigma.tolist()[:4]}")
+        return sigma.double()
+
+    def _law(self, sigma: Tensor | None, batch: int) -> Law:
+        if self.curve is not None:
+            return Marginal(self.curve)
+        level = self._level(sigma, batch)
+        hot = torch.ones_like(level)
+        if self.sigma_collapse is not None and self.temperature is not None:
+            raised = (self.temperature / level).clamp(min=1)
+            hot = torch.where(level <= self.sigma_collapse, raised, hot)
+        return Gaussian(level, hot)
+
+
+def padded(weighed: Weighed, batch: int, law: Law) -> Posterior:
+    """A table of the surviving pairs, heaviest first."""
+    (row, index), r2 = weighed
+    order = r2.argsort(stable=True)
+    order = order[row[order].argsort(stable=True)]
+    row, index, r2 = row[order], index[order], r2[order]
+    count = torch.bincount(row, minlength=batch)
+    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    shape = (batch, max(1, int(count.max()) if batch else 0))
+    distance = torch.full(shape, torch.inf, dtype=torch.float64, device=row.device)
+    distance[row, place] = r2
+    table = torch.zeros(shape, dtype=torch.long, device=row.device)
+    table[row, place] = index
+    finite = torch.where(distance.isfinite(), distance, distance[:, :1])
+    log_precision = law.log_precision(finite)
+    relative = law.log_weight(finite) - law.log_weight(distance[:, :1])
+    weights = torch.where(distance.isfinite(), relative, -torch.inf).softmax(1)
+    return Posterior(weights, (-log_precision / 2).exp(), table)
+
+
+def _span(x: Tensor, start: int) -> Tensor:
+    return torch.arange(start, min(start + ROWS, len(x)), device=x.device)
+
+
+def _check_options(mode: str, given: dict[str, object], tol: float, block_bytes: int) -> None:
+    needed = {
+        "conditional": (),
+        "unconditional": (),
+        "temperature": ("sigma_collapse",),
+        "tangent": ("neighbors", "h"),
+    }
+    if mode not in needed:
+        raise ValueError(f"mode must be one of {', '.join(needed)}, got {mode!r}")
+    allowed = {*needed[mode], *(("temperature",) if mode == "temperature" else ())}
+    for name, value in given.items():
+        if value is None and name in needed[mode]:
+            raise ValueError(f"{name} must be given in mode {mode!r}")
+        if value is not None and name not in allowed:
+            raise ValueError(f"{name} has no meaning in mode {mode!r}")
+        if isinstance(value, float | int) and not (value > 0 or (name == "h" and value == 0)):
+            raise ValueError(f"{name} must be > 0, got {value}")
+    if not 0 < tol < 1:
+        raise ValueError(f"tol must be between 0 and 1, got {tol}")
+    if block_bytes < 1 << 20:
+        raise ValueError(f"block_bytes must be at least 1 MB, got {block_bytes}")

@@ -29,8 +29,10 @@ def squared(x: Float[Tensor, "batch d"], table: Table, pairs: Pairs) -> Float[Te
     return out
 
 
-def combine(coefficient: Float[Tensor, " pairs"], table: Table, pairs: Pairs, batch: int) -> Float[Tensor, "batch d"]:
-    """sum over each row's pairs of coefficient * mu, in float64. Cost: 2 * pairs * d flops."""
+def combine(
+    coefficient: Float[Tensor, " pairs"], table: Table, pairs: Pairs, batch: int
+) -> Float[Tensor, "batch d"]:
+    """Sum over each row's pairs of coefficient * mu, in float64. Cost: 2 * pairs * d flops."""
     out = torch.zeros(batch, table.d, dtype=torch.float64, device=coefficient.device)
     size = max(1, BLOCK // table.d)
     for start in range(0, len(coefficient), size):
@@ -39,7 +41,9 @@ def combine(coefficient: Float[Tensor, " pairs"], table: Table, pairs: Pairs, ba
     return out
 
 
-def by_row(value: Float[Tensor, " pairs"], row: Int[Tensor, " pairs"], batch: int, how: str) -> Float[Tensor, " batch"]:
+def by_row(
+    value: Float[Tensor, " pairs"], row: Int[Tensor, " pairs"], batch: int, how: str
+) -> Float[Tensor, " batch"]:
     """Reduce pair values within each row: `how` is sum or amax (-inf where a row has none)."""
     start = torch.full((batch,), -torch.inf if how == "amax" else 0.0, dtype=value.dtype, device=value.device)
     return start.scatter_reduce_(0, row, value, how)

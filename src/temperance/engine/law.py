@@ -7,7 +7,6 @@ a = (|x|^2 - r^2) / 2, and logits are relative to those of a reference point, so
 
 from typing import NamedTuple, Protocol
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 

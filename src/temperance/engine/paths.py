@@ -25,6 +25,8 @@ class Result(NamedTuple):
     dropped: Float[Tensor, " batch"]
     logit_error: Float[Tensor, " batch"]
     path: tuple[str, ...]
+    flops: float
+    bytes: float  # read and written, points and indices
 
 
 def run(x: Float[Tensor, "batch d"], table: Table, law: Law, screens: Sequence[Screen], tol: float) -> Result:
@@ -36,6 +38,7 @@ def run(x: Float[Tensor, "batch d"], table: Table, law: Law, screens: Sequence[S
     pairs, over = survivors.find(x, table, law, screen, nats, CAP)
     weighed = survivors.weigh(x, table, law, pairs, nats)
     found = _few(weighed, x, table, law, nats, screen.name)
+    found = found._replace(flops=found.flops + screen.flops * len(x), bytes=found.bytes + screen.bytes)
     if not bool(over.any()):
         return found
     rows = over.nonzero()[:, 0]
@@ -47,7 +50,8 @@ def _few(weighed: Weighed, x: Tensor, table: Table, law: Law, nats: float, name:
     kept = torch.bincount(weighed.pairs.row, minlength=len(x))
     # The heaviest point alone has e = 1, so this share is an upper bound.
     dropped = (table.n - kept) * torch.exp(torch.full_like(sums.mass, -nats)) / sums.mass
-    return Result(sums, dropped, torch.zeros_like(dropped), (name,) * len(x))
+    flops, read = 5.0 * table.d * len(weighed.r2), 2.0 * table.row_bytes * len(weighed.r2)
+    return Result(sums, dropped, torch.zeros_like(dropped), (name,) * len(x), flops, read)
 
 
 def everything(x: Float[Tensor, "batch d"], table: Table, law: Law) -> Result:
@@ -61,10 +65,18 @@ def everything(x: Float[Tensor, "batch d"], table: Table, law: Law) -> Result:
 
 def _at(x: Tensor, table: Table, law: Law, dtype: torch.dtype, name: str) -> Result:
     query = x - table.mean
+    flops = 4.0 * len(x) * table.n * table.d
     sums = dense(x, table, law, dtype)
     rounding = table.rounding(query.to(dtype))
     r2 = (query.square().sum(1) - 2 * (sums.best.double() + rounding)).clamp(min=0)
-    return Result(sums, torch.zeros_like(r2), rounding * law.steepness(r2), (name,) * len(x))
+    return Result(
+        sums,
+        torch.zeros_like(r2),
+        rounding * law.steepness(r2),
+        (name,) * len(x),
+        flops,
+        float(table.n * table.row_bytes),
+    )
 
 
 def _replace(into: Result, rows: Int[Tensor, " few"], new: Result, tried: str | None) -> Result:
@@ -78,6 +90,8 @@ def _replace(into: Result, rows: Int[Tensor, " few"], new: Result, tried: str | 
         _put(into.dropped, rows, new.dropped),
         _put(into.logit_error, rows, new.logit_error),
         tuple(path),
+        into.flops + new.flops,
+        into.bytes + new.bytes,
     )
 
 

@@ -15,6 +15,7 @@ class Exact32:
 
     def __init__(self, table: Table):
         self.table = table
+        self.flops, self.bytes = 2.0 * table.n * table.d, float(table.n * table.row_bytes)
 
     def upper(self, query: Float[Tensor, "batch d"]) -> Iterator[tuple[int, Tensor]]:
         """See `survivors.Screen`. Cost: 2 * batch * n * d flops."""

@@ -6,6 +6,7 @@ dropped. The argument needs no assumption about the data, only that U is an uppe
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -23,16 +24,12 @@ class Screen(Protocol):
     """Upper bounds on affinities, block by block."""
 
     name: str
+    flops: float  # per row
+    bytes: float  # per batch
 
-    def upper(self, query: Float[Tensor, "batch d"]) -> "Blocks":
-        """Blocks of (first point, U [batch, rows]) over all points; `query` is x - mean, float64."""
+    def upper(self, query: Float[Tensor, "batch d"]) -> Iterator[tuple[int, Tensor]]:
+        """Blocks (first point, U [batch, rows]) over all points; `query` is x - mean in float64."""
         ...
-
-
-class Blocks(Protocol):
-    """What a screen yields; spelled out so that type checkers see it."""
-
-    def __iter__(self): ...
 
 
 class Found(NamedTuple):

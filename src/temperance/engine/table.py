@@ -25,6 +25,7 @@ class Table:
             raise ValueError(f"points must be [n, d] with n, d > 0, got {tuple(points.shape)}")
         self.points = points
         self.n, self.d = points.shape
+        self.row_bytes = self.d * points.element_size()
         # A block of points should stay in the last-level cache between the two products that use it.
         self.rows = max(64, min(8192, (8 << 20) // self.d, block_bytes // (16 * self.d)))
         self.mean = self._mean()
@@ -57,7 +58,9 @@ class Table:
         """Rows as they are multiplied."""
         return (part.double() - self.mean).to(dtype) if self.centered else part.to(dtype)
 
-    def affinity(self, query: Tensor, shift: Tensor, start: int, block: Tensor) -> Float[Tensor, "batch rows"]:
+    def affinity(
+        self, query: Tensor, shift: Tensor, start: int, block: Tensor
+    ) -> Float[Tensor, "batch rows"]:
         """x.mu - |mu|^2 / 2 around the mean: larger is nearer, |x|^2 is never formed.
 
         `query` is x - mean; error at most `rounding(query)`. Cost: 2 * batch * rows * d flops; `mv` for a single row.
@@ -69,7 +72,9 @@ class Table:
 
     def shift(self, query: Float[Tensor, "batch d"]) -> Float[Tensor, " batch"]:
         """What a product with stored rows has too much: query . mean."""
-        return torch.zeros_like(query[:, 0]) if self.centered else (query.double() @ self.mean).to(query.dtype)
+        return (
+            torch.zeros_like(query[:, 0]) if self.centered else (query.double() @ self.mean).to(query.dtype)
+        )
 
     def rounding(self, query: Float[Tensor, "batch d"]) -> Float[Tensor, " batch"]:
         """A bound on the error of `affinity`: d + 8 roundings, each of a product of norms (Cauchy-Schwarz)."""
