@@ -220,8 +220,7 @@ def _check(sets: dict[str, Any], fdr: float) -> dict[str, Images]:
         if value.pixels.shape[1:] != shape:
             raise ValueError(
                 f"train is {_size(shape)} and {key} is {_size(value.pixels.shape[1:])}; load both with the"
-                f" same"
-                " size and channels"
+                " same size and channels"
             )
     return found
 
@@ -414,11 +413,9 @@ def _power(name, sets, fdr, heldout, flagged) -> list[str]:
     if least <= 1:
         return []
     text = (
-        f"In {name}, the smallest p-value that {m} held-out images allow is 1/{m + 1}. At a false"
-        f" discovery rate of"
-        f" {fdr:g}, at least {least} of the {n} generated images must lie closer to the training set than"
-        f" every"
-        " held-out image before any can be flagged."
+        f"In {name}, the smallest p-value that {m} held-out images allow is 1/{m + 1}. At a false discovery"
+        f" rate of {fdr:g}, at least {least} of the {n} generated images must lie closer to the training"
+        " set than every held-out image before any can be flagged."
     )
     if least > n:
         text += " That is more than there are, so this rate cannot be reached: give more held-out images."
@@ -438,12 +435,12 @@ def _tested(sets: dict[str, Images], settings: dict[str, Any]) -> tuple[str, ...
     if "heldout" in sets:
         found.append(
             "Whether generated images are closer to the training set than unseen real ones: one p-value"
-            " per image,"
-            f" flagged so that at most {100 * settings['fdr']:g} % of the flags are expected to be false."
+            f" per image, flagged so that at most {100 * settings['fdr']:g} % of the flags are expected to"
+            " be false."
         )
     found.append(
-        "Quality and variety of the whole set, on equally many images of each set"
-        f" (at most {settings['quality_limit']:,})."
+        "Quality and variety of the whole set, on equally many images of each set (at most"
+        f" {settings['quality_limit']:,})."
     )
     return tuple(found)
 
@@ -453,8 +450,8 @@ def _untested(sets: dict[str, Images], settings: dict[str, Any]) -> tuple[str, .
     if "heldout" not in sets:
         found.append(
             "No held-out set was given. That costs the null of every figure, the p-values and flags, and"
-            " the distance"
-            " to unseen data; quality is measured against the training images, where copies score best."
+            " the distance to unseen data; quality is measured against the training images, where copies"
+            " score best."
         )
     if set(settings["encoders"]) == {"pixels"}:
         found.append(
@@ -466,8 +463,7 @@ def _untested(sets: dict[str, Images], settings: dict[str, Any]) -> tuple[str, .
         "Copies of parts: a face or a lesion pasted into another image is not looked for.",
         "Images that exist in the world but are not in the training set given here.",
         "Whether a person can be recognised from an image, and what an attacker could learn by querying"
-        " the model."
-        " This page is no proof of privacy.",
+        " the model. This page is no proof of privacy.",
     ]
     return tuple(found)
 

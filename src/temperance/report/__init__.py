@@ -9,6 +9,7 @@ from temperance.report.blocks import (
     Card,
     Cell,
     Column,
+    Distances,
     Facts,
     Figure,
     Figures,
@@ -23,8 +24,9 @@ from temperance.report.blocks import (
     Table,
     Tile,
 )
-from temperance.report.pages import Distances, Series, audit_page, comparison
-from temperance.report.render import html, write_json, write_page, write_text
+from temperance.report.figures import curves, histogram
+from temperance.report.pages import Series, audit_page, comparison, facts
+from temperance.report.render import card, gallery, html, write_json, write_page, write_text
 
 __all__ = [
     "Block",
@@ -47,7 +49,12 @@ __all__ = [
     "Table",
     "Tile",
     "audit_page",
+    "card",
     "comparison",
+    "curves",
+    "facts",
+    "gallery",
+    "histogram",
     "html",
     "write_json",
     "write_page",

@@ -212,7 +212,7 @@ class Page:
 # ---- how numbers are written ----
 
 
-def number(value: float | None) -> str:
+def number(value: float | int | None) -> str:
     """Three significant digits, thousands separated, powers of ten where digits would not fit; a dash for
     none.
     """
@@ -230,7 +230,7 @@ def number(value: float | None) -> str:
     return f"{value:.{min(decimals, 6)}f}".replace("-", "−")
 
 
-def percent(value: float | None) -> str:
+def percent(value: float | int | None) -> str:
     """A share as a percentage with one decimal."""
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
 

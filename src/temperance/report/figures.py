@@ -140,17 +140,17 @@ def frontier(
     ax.set(xlim=(-0.02 * wide, 1.12 * wide), ylim=(0, 1.15 * high), xlabel=xlabel, ylabel=ylabel)
     taken: list[tuple[float, float, float, float]] = []
     if floor is not None:
-        taken.append((0, 265 * floor / (1.15 * high) - 3, 500, 265 * floor / (1.15 * high) + 3))
-        taken.append((350, 265 * floor / (1.15 * high), 500, 265 * floor / (1.15 * high) + 16))
+        taken.append((0.0, 265 * floor / (1.15 * high) - 3, 500.0, 265 * floor / (1.15 * high) + 3))
+        taken.append((350.0, 265 * floor / (1.15 * high), 500.0, 265 * floor / (1.15 * high) + 16))
     for _, x, y, _, series in points:
         s = series % len(SERIES)
         ax.plot(x, y, MARKERS[s], color=SERIES[s], ms=10, mec=PAPER, mew=1, clip_on=False, zorder=3)
-        taken.append(_box(480 * x / (1.14 * wide), 265 * y / (1.15 * high), 0, 0, 14, 14))
+        taken.append(_box(480 * x / (1.14 * wide), 265 * y / (1.15 * high), 0, 0, 14.0, 14.0))
     for label, x, y, small, _ in points:
         at = 480 * x / (1.14 * wide), 265 * y / (1.15 * high)
         width = 5.6 * max(len(label), len(small))
-        place = min(_PLACES, key=lambda p: _overlap(_box(*at, *p, width, 26), taken))
-        taken.append(_box(*at, *place, width, 26))
+        place = min(_PLACES, key=lambda p: _overlap(_box(*at, *p, width, 26.0), taken))
+        taken.append(_box(*at, *place, width, 26.0))
         ha, va = (("right", "center", "left")[place[0] + 1], ("top", "center", "bottom")[place[1] + 1])
         ax.annotate(
             f"{label}\n{small}",
@@ -295,7 +295,7 @@ def quantiles(
 
 
 def curves(
-    lines: Sequence[tuple[str, Sequence[float], Sequence[float], int]],
+    lines: Sequence[tuple[str, Sequence[float | int], Sequence[float | int], int]],
     *,
     name: str,
     xlabel: str,

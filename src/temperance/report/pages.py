@@ -18,7 +18,6 @@ from temperance.report.blocks import (
     Facts,
     Figure,
     Figures,
-    Gallery,
     Measurement,
     Notes,
     Page,
@@ -54,31 +53,29 @@ _COLUMNS: dict[str, tuple[str, str, Any, str | None]] = {
     "memorized_fraction": (
         "Copied",
         "Share of generated images that are a copy of one training image: at least three times closer to"
-        " it than to"
-        " any other training image. Below it, the range that holds the true share with 95 % confidence.",
+        " it than to any other training image. Below it, the range that holds the true share with 95 %"
+        " confidence.",
         percent,
         "low",
     ),
     "ratio_median": (
         "Typical d1/d2",
         "Distance to the nearest training image divided by the distance to the second nearest, for the"
-        " middle image."
-        " It should be the same as for unseen real images; near 0 means copies.",
+        " middle image. It should be the same as for unseen real images; near 0 means copies.",
         number,
         "heldout_ratio_median",
     ),
     "copy_auc": (
         "Closer than real",
-        "Chance that a generated image lies closer to the training set than an unseen real image does."
-        " 0.5 is right; 1 means always closer.",
+        "Chance that a generated image lies closer to the training set than an unseen real image does. 0.5"
+        " is right; 1 means always closer.",
         number,
         "half",
     ),
     "fd_heldout": (
         "FD to unseen",
         "Frechet distance between the generated images and real images that no method saw: how far off the"
-        " set is as"
-        " a whole. Lower is better; the floor is what real images score against each other.",
+        " set is as a whole. Lower is better; the floor is what real images score against each other.",
         number,
         "low",
     ),
@@ -99,8 +96,7 @@ _COLUMNS: dict[str, tuple[str, str, Any, str | None]] = {
     "final_sigma": (
         "Noise left",
         "Noise that is still in the images by the method's own estimate, in units where pixels run from -1"
-        " to 1."
-        " A sampler that stops early leaves noise, which looks like variety.",
+        " to 1. A sampler that stops early leaves noise, which looks like variety.",
         number,
         None,
     ),
@@ -148,8 +144,8 @@ def comparison(
     lede = (
         f"Every sample was compared with all {' or '.join(map(str, sizes))} images its method had learned"
         f" from. Most copies: {worst}, where {percent(copied[worst])} of the samples are a training image."
-        f" Fewest: {best}, {percent(copied[best])}."
-        f" Of unseen real images, the same test takes {null} for copies."
+        f" Fewest: {best}, {percent(copied[best])}. Of unseen real images, the same test takes {null} for"
+        " copies."
     )
     tiles = [Tile(null, "unseen real images", "the level that copying is judged against")]
     tiles += [
@@ -180,11 +176,9 @@ def comparison(
 
 _COMPARISON_LIMITS = (
     "The copy test compares images as they are: copies that were shifted, mirrored or recoloured escape"
-    " it, unless"
-    " the features it uses undo that.",
+    " it, unless the features it uses undo that.",
     "A Frechet distance rewards copies: read it together with the copied share and with recall, and only"
-    " between"
-    " rows with the same number of images.",
+    " between rows with the same number of images.",
     "Seeds show how much training and sampling vary, not how much another data set would change the result.",
 )
 
@@ -238,9 +232,8 @@ def _comparison_table(groups: list[list[Mapping[str, Any]]], color: dict[str, in
     )
     return Table(
         "Results",
-        f"{over} The first row is real data that no method saw: what a perfect generator would score. A"
-        f" dot marks the"
-        " best value of a column; where the right value is that of real data, the closest one.",
+        f"{over} The first row is real data that no method saw: what a perfect generator would score. A dot"
+        " marks the best value of a column; where the right value is that of real data, the closest one.",
         columns,
         tuple(rows),
     )
@@ -308,8 +301,7 @@ def _frontier(groups: dict[str, list[Mapping[str, Any]]], color: dict[str, int])
     return Figures(
         "Copying against quality",
         "Down and to the left is better. Quality alone does not show copying: a method at the far right"
-        " may reach a low"
-        " Frechet distance by handing back its training data.",
+        " may reach a low Frechet distance by handing back its training data.",
         (figure,),
     )
 
@@ -338,8 +330,7 @@ _D1 = (
 )
 _RATIO = (
     "Left of the dotted line at 1/3 an image counts as a copy. The share under the line is not enough to"
-    " judge by:"
-    " the whole shape should follow that of unseen real images."
+    " judge by: the whole shape should follow that of unseen real images."
 )
 _LEGEND = "Filled: generated images. Dashed outline: unseen real images."
 
@@ -414,8 +405,7 @@ def audit_page(report: Report, *, title: str = "Does the generator hand back its
             gallery(
                 f"Closest pairs · {encoder}",
                 "Each card: a generated image, its three nearest training images with their distances, and"
-                " the absolute"
-                " difference to the nearest one (black where they agree).",
+                " the absolute difference to the nearest one (black where they agree).",
                 report.pairs[encoder][:SHOWN],
                 report.sizes["generated"],
                 show_difference=True,
@@ -435,8 +425,8 @@ def _audit_lede(report: Report) -> str:
     if "heldout" not in sizes:
         return text + (
             ". No held-out images were given, so no number here can tell a copy from real data that merely"
-            " look alike:"
-            " give a held-out set to get p-values, the null of each figure, and distances to unseen data."
+            " look alike: give a held-out set to get p-values, the null of each figure, and distances to"
+            " unseen data."
         )
     text += (
         f"; {sizes['heldout']} real images that the model never saw went through the same test as the null. "
@@ -461,7 +451,8 @@ def _audit_tiles(
         if m.value
         else f"at most {percent(min(1, 3 / m.n))} at 95 % (3/n)"
     )
-    tiles = [Tile(percent(m.value), f"copied by d1/d2{where}", f"{range95} · unseen real {percent(m.null)}")]
+    null = "" if m.null is None else f" · unseen real {percent(m.null)}"
+    tiles = [Tile(percent(m.value), f"copied by d1/d2{where}", range95 + null)]
     if flagged is not None:
         tiles.append(
             Tile(f"{flagged} of {m.n}", f"closer than chance allows{where}", "flagged at the chosen rate")
@@ -508,14 +499,19 @@ def _audit_table(encoder: str, found: Mapping[str, Measurement], heldout: bool) 
             Column(
                 "Real data",
                 "The null: the same figure for real images. For copying, unseen images against the"
-                " training set; for"
-                " quality, the training images against the unseen ones.",
+                " training set; for quality, the training images against the unseen ones.",
             ),
             Column("Better", "Which direction is better."),
             Column("Source", "Where the definition comes from.", text=True),
         ),
         tuple(rows),
     )
+
+
+_AUDIT_DISTANCES = (
+    "If nothing is copied, generated images are as far from the training set as unseen real ones: the"
+    f" shapes agree, the curves coincide and the dots follow the diagonal. {_LEGEND}"
+)
 
 
 def _audit_figures(encoder: str, distances: Mapping[str, Distances], i: int) -> list[Block]:
@@ -545,9 +541,9 @@ def _audit_figures(encoder: str, distances: Mapping[str, Distances], i: int) -> 
     if far is not None:
         shown.append(figures.quantiles(generated.d1, far, name=f"a{i}-qq", xlabel="d1", series=i))
     caption = (
-        "If nothing is copied, generated images are as far from the training set as unseen real ones: the"
-        " shapes"
-        f" agree, the curves coincide and the dots follow the diagonal. {_LEGEND}"
+        _AUDIT_DISTANCES
+        if far is not None
+        else "Distances of the generated images; nothing to hold them against."
     )
     return [Figures(f"Distances · {encoder}", caption, tuple(shown), "pair")]
 
@@ -563,6 +559,3 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         name = f"{prefix} · {key}" if prefix else str(key)
         found += _flat(item, name) if isinstance(item, Mapping) else [(re.sub("_", " ", name), str(item))]
     return found
-
-
-__all__ = ["Distances", "Gallery", "Series", "audit_page", "comparison", "facts"]

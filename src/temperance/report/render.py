@@ -5,8 +5,6 @@ half done.
 import base64
 import io
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from temperance.report.blocks import Card, Gallery, Page, Pair, between, number, percent
+from temperance.atomic import write_bytes
+from temperance.report.blocks import Card, Gallery, Page, Pair, number
 
 LIMIT = 5_000_000  # bytes of a page
 EDGE = 96  # longest edge of a thumbnail, in pixels
@@ -112,18 +111,7 @@ def write_text(path: Path, text: str) -> Path:
     Raises:
         OSError: if the folder cannot be made or written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_bytes(path, text.encode())
     return path
 
 
@@ -145,6 +133,3 @@ def _finite(value: Any) -> Any:
 def write_page(page: Page, path: Path) -> Path:
     """Render a page and write it in one step."""
     return write_text(path, html(page))
-
-
-__all__ = ["between", "card", "difference", "gallery", "html", "number", "percent", "picture"]

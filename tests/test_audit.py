@@ -1,0 +1,193 @@
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from temperance.audit import KEYS, Encoded, as_json, audit, mirrored, shifted, write
+from temperance.data import Images
+from temperance.features import Pixels
+from temperance.report import audit_page, html
+
+DIGITS = (
+    (load_digits().images / 16 * 255)
+    .round()
+    .astype(np.uint8)[..., None][np.random.default_rng(0).permutation(1797)]
+)
+TRAIN, HELDOUT, REST = DIGITS[:100], DIGITS[100:900], DIGITS[900:]
+
+
+def planted(copies=10, n=200):
+    return np.concatenate([TRAIN[:copies], REST[: n - copies]])
+
+
+@pytest.fixture(scope="module")
+def report():
+    return audit(TRAIN, planted(), HELDOUT)
+
+
+def test_planted_copies_are_found_with_their_source(report):
+    best = report.copies[:10]
+    assert sorted(c["generated"] for c in best) == list(range(10))
+    assert all(c["train"] == c["generated"] and c["distance"] == 0 and c["flagged"] for c in best)
+    assert sum(c["generated"] >= 10 for c in report.copies) <= 4
+    found = report.measurements["pixels"]["memorized_fraction"]
+    assert (found.value, found.n, found.null) == (0.05, 200, 0.00125)
+
+
+def test_json_has_every_key_of_the_interface(report, tmp_path):
+    page, data = write(report, tmp_path)
+    loaded = json.loads(data.read_text())
+    promised = {*KEYS, "memorized_ci", "heldout_memorized_fraction", "heldout_ratio_median", "flagged", "fdr"}
+    assert loaded["schema"] == 1
+    assert promised <= loaded["encoders"]["pixels"].keys()
+    assert all(loaded["encoders"]["pixels"][key] is not None for key in promised)
+    assert {"generated", "train", "encoder", "distance", "ratio", "p_value"} <= loaded["copies"][0].keys()
+    assert {"sha256", "versions", "seed", "settings"} <= loaded["provenance"].keys()
+    assert set(loaded["provenance"]["sha256"]) == {"train", "generated", "heldout"}
+    assert page.stat().st_size < 5_000_000
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+def test_page_shows_values_beside_their_null_and_promises_nothing(report):
+    text = html(audit_page(report))
+    assert not re.search(r"\b(anonymous|safe)\b", text, re.IGNORECASE)
+    assert "What was not" in text and "Real data" in text
+    assert text.count("identical") >= 10
+
+
+def test_same_input_gives_the_same_report(report):
+    again = audit(TRAIN, planted(), HELDOUT)
+    assert as_json(again) == as_json(report)
+    assert html(audit_page(again)) == html(audit_page(report))
+
+
+def test_no_copies_is_at_most_three_in_n():
+    report = audit(TRAIN, REST[:150], HELDOUT)
+    text = html(audit_page(report))
+    assert report.measurements["pixels"]["memorized_fraction"].value == 0
+    assert "0 of 150" in text and "at most 2.0 %" in text
+    assert abs(report.measurements["pixels"]["copy_auc"].value - 0.5) < 0.1
+
+
+def test_without_heldout_the_null_keys_are_null():
+    report = audit(TRAIN, planted())
+    found = as_json(report)["encoders"]["pixels"]
+    for key in (
+        "heldout_memorized_fraction", "heldout_ratio_median", "copy_auc", "flagged",
+        "fd_heldout", "fd_ratio", "ct_score",
+    ):  # fmt: skip
+        assert found[key] is None
+    assert {c["generated"] for c in report.copies} >= set(range(10))
+    assert all(c["p_value"] is None for c in report.copies)
+    assert report.provenance["settings"]["reference"] == "train"
+    assert "No held-out" in html(audit_page(report))
+
+
+def test_too_few_heldout_images_for_the_rate_is_said():
+    report = audit(TRAIN, planted(10, 200), HELDOUT[:15])
+    (note,) = report.provenance["settings"]["notes"]
+    assert "1/16" in note and "cannot be reached" in note
+    assert note.replace("'", "&#39;") in html(audit_page(report))
+    assert as_json(report)["encoders"]["pixels"]["flagged"] == 0
+    assert len(report.copies) == 10  # identical images are copies without any statistics
+
+
+def test_sets_of_different_size_are_refused_with_both_names():
+    with pytest.raises(ValueError, match="train is 8x8 with 1 channel and generated is 6x8 with 1 channel"):
+        audit(TRAIN, TRAIN[:, :6])
+    with pytest.raises(ValueError, match="train is 8x8 with 1 channel and heldout is 8x8 with 3 channels"):
+        audit(TRAIN, TRAIN, TRAIN.repeat(3, 3))
+
+
+@pytest.mark.parametrize(("fdr", "count"), [(0.0, 5), (1.0, 5), (0.05, 0)])
+def test_bad_input_is_one_clear_line(fdr, count):
+    with pytest.raises(ValueError) as error:
+        audit(TRAIN, REST[:count], fdr=fdr)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_very_small_sets_work(n, tmp_path):
+    write(audit(TRAIN, REST[:n], HELDOUT[:n]), tmp_path)
+    write(audit(TRAIN[: n + 1], REST[:3]), tmp_path)
+    report = audit(TRAIN, REST[:n])
+    assert report.sizes == {"train": 100, "generated": n}
+
+
+def test_one_training_image_is_refused():
+    with pytest.raises(ValueError, match="1 distinct image"):
+        audit(TRAIN[:1], REST[:3])
+
+
+def test_identical_sets_work(tmp_path):
+    report = audit(TRAIN, TRAIN, TRAIN)
+    write(report, tmp_path)
+    found = report.measurements["pixels"]
+    assert found["memorized_fraction"].value == found["memorized_fraction"].null == 1
+    assert found["copy_auc"].value == 0.5
+    assert found["coverage"].value == found["recall"].value == 1
+    assert found["fd_train"].value == pytest.approx(0, abs=1e-9)
+    assert report.flags["pixels"] == 0
+
+
+def test_moved_copies_are_found_in_the_right_view():
+    moved = np.concatenate([TRAIN[:10, :, ::-1], REST[:190]])
+    plain = audit(TRAIN, moved, HELDOUT)
+    seen = audit(TRAIN, moved, HELDOUT, views=[mirrored, shifted(1, 0)])
+    hits = {c["generated"] for c in seen.copies if c["distance"] == 0 and c["train"] == c["generated"]}
+    assert hits == set(range(10))
+    assert not hits & {c["generated"] for c in plain.copies if c["distance"] == 0}
+    assert {p.generated: p.neighbors[0].name for p in seen.pairs["pixels"]}["3"] == "3"
+
+
+def test_shifted_moves_by_whole_pixels():
+    x = torch.arange(9.0).reshape(1, 1, 3, 3)
+    assert shifted(1, 0)(x)[0, 0].tolist() == [[0, 0, 1], [3, 3, 4], [6, 6, 7]]
+    assert shifted(0, -1)(x)[0, 0].tolist() == [[3, 4, 5], [6, 7, 8], [6, 7, 8]]
+
+
+def test_names_of_files_are_reported():
+    names = tuple(f"a/{i}.png" for i in range(100))
+    report = audit(Images(TRAIN, names=names), Images(TRAIN[5:8], names=("x.png", "y.png", "z.png")))
+    assert {(c["generated"], c["train"]) for c in report.copies} == {
+        ("x.png", "a/5.png"), ("y.png", "a/6.png"), ("z.png", "a/7.png"),
+    }  # fmt: skip
+
+
+def test_tensors_and_arrays_mean_the_same():
+    tensor = Images(planted()).tensor()
+    assert (
+        as_json(audit(TRAIN, tensor, HELDOUT))["copies"]
+        == as_json(audit(TRAIN, planted(), HELDOUT))["copies"]
+    )
+
+
+def test_other_encoders_stand_side_by_side():
+    class Halves:
+        name = "halves"
+        calls = 0
+
+        def __call__(self, images):
+            Halves.calls += 1
+            return images.flatten(1)[:, ::2]
+
+    report = audit(TRAIN, planted(), HELDOUT, encoders=(Pixels(), Halves()))
+    assert set(report.measurements) == {"pixels", "halves"}
+    assert {c["encoder"] for c in report.copies} == {"pixels", "halves"}
+    assert Halves.calls <= 10  # features are kept, not made again for every block
+    assert "halves" in html(audit_page(report))
+
+
+def test_blocks_do_not_change_the_result(monkeypatch, report):
+    monkeypatch.setattr("temperance.metrics.QUERIES", 131)
+    monkeypatch.setattr("temperance.metrics.POINTS", 47)
+    assert as_json(audit(TRAIN, planted(), HELDOUT))["copies"] == list(report.copies)
+
+
+def test_encoded_rows_are_made_on_demand():
+    rows = Encoded(Images(TRAIN), Pixels())
+    assert rows[10:12].shape == (2, 64)
+    assert torch.equal(rows[torch.tensor([3, 1])], Images(TRAIN[[3, 1]]).tensor().flatten(1))

@@ -1,0 +1,227 @@
+import json
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from temperance import report as tr
+from temperance.report.blocks import between, number, percent
+from temperance.report.render import difference, picture
+
+
+def pair(i=0, size=8, channels=1, **more):
+    g = np.random.default_rng(i)
+    images = g.integers(0, 256, (4, size, size, channels), dtype=np.uint8)
+    near = tuple(tr.Neighbor(f"class/{j}.png", float(j), images[j]) for j in range(1, 4))
+    return tr.Pair(
+        f"gen{i}.png", images[0], near, **({"distance": 1.0, "ratio": 0.5, "p_value": 0.01} | more)
+    )
+
+
+def row(method="conditional", seed=0, **more):
+    keys = {
+        "method": method, "sampler": "heun", "nfe": 63, "seed": seed, "n_train": 100,
+        "memorized_fraction": 0.8, "memorized_ci": [0.7, 0.9], "heldout_memorized_fraction": 0.01,
+        "ratio_median": 0.1,
+        "heldout_ratio_median": 0.9, "copy_auc": 0.95, "fd_train": 0.2, "fd_heldout": 0.4, "fd_floor": 0.3,
+        "precision": 0.9, "recall": 0.3, "final_sigma": 0.002, "train_seconds": 30.0, "sample_seconds": 3.0,
+    }  # fmt: skip
+    return keys | more
+
+
+def page(**more):
+    g = np.random.default_rng(0)
+    far = tr.Distances(g.random(50) + 1, g.random(50))
+    rows = [
+        row(),
+        row(seed=1, memorized_fraction=0.9),
+        row("tangent", memorized_fraction=0.05, fd_heldout=0.5),
+    ]
+    series = [tr.Series(m, far, (pair(0), pair(1))) for m in ("conditional", "tangent")]
+    given = {"title": "A <b>title</b>", "provenance": {"seed": 0}, "series": series, "heldout": far} | more
+    return tr.comparison(rows, **given)
+
+
+class Outline(HTMLParser):
+    """Collects what accessibility needs: ids, links, headings, images, tables."""
+
+    void = {"meta", "img", "br", "link", "use", "path", "rect"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links, self.images, self.headings, self.tags, self.open = [], [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.append((tag, values))
+        if "id" in values:
+            self.ids.append(values["id"])
+        if tag == "a":
+            self.links.append(values["href"])
+        if tag == "img":
+            self.images.append(values)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0.000"), (0.5, "0.500"), (0.0123, "0.0123"), (1.234, "1.23"), (12.34, "12.3"),
+        (1234.5, "1,234"),
+        (-0.5, "−0.500"), (2.5e9, "2.5 × 10⁹"), (1e-7, "1.0 × 10⁻⁷"), (math.nan, "–"), (None, "–"),
+    ],
+)  # fmt: skip
+def test_numbers_have_three_digits(value, text):
+    assert number(value) == text
+
+
+def test_intervals():
+    assert between(0.1, 0.25, percent) == "10.0–25.0 %"
+    assert between(-1.0, 2.0) == "−1.00 to 2.00"
+    assert between(None, 1.0) == ""
+
+
+def test_page_needs_no_network_and_no_script():
+    text = tr.html(page())
+    stripped = re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
+    assert not re.search(r"https?:|<script|<link|@import|url\((?!#)|<iframe", stripped)
+    assert "default-src 'none'" in text
+
+
+def test_page_is_deterministic():
+    assert tr.html(page()) == tr.html(page())
+
+
+def test_page_outline_is_accessible():
+    text = tr.html(page())
+    found = Outline(text)
+    assert '<html lang="en">' in text
+    assert len(found.ids) == len(set(found.ids))
+    assert all(link[1:] in found.ids for link in found.links)
+    assert found.headings[0] == 1 and found.headings.count(1) == 1
+    assert all(b - a <= 1 for a, b in zip(found.headings, found.headings[1:]))
+    assert found.images and all(i["alt"] and i["src"].startswith("data:image/png") for i in found.images)
+    names = [tag for tag, _ in found.tags]
+    assert names.count("caption") == names.count("table") == 1
+    assert all("scope" in a for tag, a in found.tags if tag == "th")
+    assert all(a.get("aria-label") for tag, a in found.tags if tag == "figure")
+
+
+def test_references_inside_drawings_stay_in_their_drawing():
+    text = tr.html(page())
+    ids = set(Outline(text).ids)
+    assert set(re.findall(r'(?:xlink:href="|url\()#([^")]+)', text)) <= ids
+    assert "#0102" not in text and "#0103" not in text  # every stand-in colour became a variable
+
+
+def test_text_from_outside_is_escaped():
+    evil = '<img src=x onerror="alert(1)">'
+    shown = page(
+        series=[tr.Series(evil, tr.Distances(np.ones(3), np.ones(3)), (replace(pair(), generated=evil),))]
+    )
+    text = tr.html(replace(shown, lede=evil))
+    assert evil not in text
+    assert "A &lt;b&gt;title" in text
+
+
+def test_seeds_are_averaged_and_the_best_is_marked():
+    table = page().blocks[0]
+    assert [r.null for r in table.rows] == [True, False, False]
+    assert (table.rows[1].cells[1].text, table.rows[1].cells[1].detail) == ("85.0 %", "80.0–90.0 %")
+    assert table.rows[2].cells[1].best and not table.rows[1].cells[1].best
+    assert table.rows[2].cells[1].detail == "70.0–90.0 %"
+    labels = [c.label for c in table.columns]
+    assert not any(r.cells[labels.index("FD to training")].best for r in table.rows)
+    assert table.rows[0].cells[labels.index("FD to unseen")].text == "0.300"
+
+
+def test_every_column_is_explained():
+    table = page().blocks[0]
+    assert all(c.help.endswith(".") for c in table.columns)
+    assert all(len(r.cells) == len(table.columns) for r in table.rows)
+
+
+def test_rows_that_differ_in_more_than_the_seed_stay_apart():
+    shown = tr.comparison([row(), row(sampler="pc"), row(steps=5, n_train=300)], title="t", provenance={})
+    assert len(shown.blocks[0].rows) == 4
+    assert [t.label for t in shown.tiles][2] == "conditional (pc, n 100, steps None)"
+
+
+def test_missing_figures_are_dashes():
+    blank = {k: None for k in row() if k not in ("method", "sampler", "nfe", "seed", "n_train")}
+    text = tr.html(tr.comparison([row(**blank), row("tangent")], title="t", provenance={}))
+    assert "nan" not in re.sub("<svg.*?</svg>", "", text, flags=re.DOTALL).lower().replace("provenance", "")
+
+
+def test_no_rows_is_an_error():
+    with pytest.raises(ValueError, match="rows is empty"):
+        tr.comparison([], title="t", provenance={})
+
+
+def test_galleries_shrink_until_the_page_fits():
+    large = [pair(i, size=96, channels=3) for i in range(12)]
+    far = tr.Distances(np.ones(12), np.ones(12))
+    shown = page(series=[tr.Series("conditional", far, tuple(large))])
+    full = len(tr.html(shown).encode())
+    text = tr.html(shown, limit=full // 2)
+    assert 0 < text.count("<li><div") < 12
+    assert len(text.encode()) <= full // 2
+    assert "worst of 12 images" in text
+    with pytest.raises(ValueError, match="without pictures"):
+        tr.html(shown, limit=1000)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (8, 8, 1), (300, 200, 3)])
+def test_pictures_are_small_pngs(shape):
+    assert picture(np.zeros(shape, np.uint8)).startswith("data:image/png;base64,")
+    assert len(picture(np.zeros(shape, np.uint8))) < 2000
+
+
+def test_difference_is_black_where_images_agree():
+    a = np.array([[[0], [255]]], np.uint8)
+    assert difference(a, a).max() == 0
+    assert difference(a, 255 - a).min() == 255
+
+
+def test_writing_is_atomic(tmp_path, monkeypatch):
+    path = tr.write_text(tmp_path / "new" / "a.txt", "old")
+
+    def fail(handle):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        tr.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_json_has_no_nan(tmp_path):
+    data = {"a": math.nan, "b": [np.float32(0.5), np.int64(3), math.inf], "c": (1, None)}
+    loaded = json.loads(tr.write_json(tmp_path / "x.json", data).read_text())
+    assert loaded == {"a": None, "b": [0.5, 3, None], "c": [1, None]}
+
+
+def test_plots_of_curves():
+    figure = tr.curves(
+        [("a", [1, 10, 100], [0.5, 0.2, 0.1], 0)],
+        name="c",
+        xlabel="steps",
+        ylabel="share",
+        level=("null", 0.05),
+        log=(True, False),
+    )
+    assert figure.svg.startswith("<svg") and "steps" in figure.svg
+
+
+def test_importing_stays_light():
+    code = "import sys, temperance.report; print(sorted({'matplotlib', 'jinja2', 'PIL'} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
