@@ -58,6 +58,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         scratch.chmod(0o755)
         old = path.with_name(f".{path.name}.old")
         if path.exists():
+            shutil.rmtree(old, ignore_errors=True)  # left by a process that was killed two lines below
             path.replace(old)
         scratch.replace(path)
         shutil.rmtree(old, ignore_errors=True)

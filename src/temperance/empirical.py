@@ -123,9 +123,7 @@ def denoise(posterior: Posterior, points: Float[Tensor, "n d"]) -> Float[Tensor,
     return _mean(_pull(posterior)[0], points, posterior.index)
 
 
-def score(
-    posterior: Posterior, x: Float[Tensor, "batch d"], points: Float[Tensor, "n d"]
-) -> Float[Tensor, "batch d"]:
+def score(posterior: Posterior, x: Float[Tensor, "batch d"], points: Float[Tensor, "n d"]) -> Float[Tensor, "batch d"]:
     """sum_j w_j (mu_j - x) / sigma_j^2: the gradient of log p for an untempered posterior over all points."""
     pull, precision = _pull(posterior)
     return ((_mean(pull, points, posterior.index).double() - x.double()) * precision).to(x.dtype)
@@ -159,9 +157,7 @@ def _softmax(logits: Tensor, temperature: float | Tensor) -> Tensor:
     return (logits / t.reshape(-1, 1)).softmax(1)
 
 
-def _temper(
-    log_weight: Tensor, log_precision: Tensor, index: Tensor | None, temperature: float | Tensor
-) -> Posterior:
+def _temper(log_weight: Tensor, log_precision: Tensor, index: Tensor | None, temperature: float | Tensor) -> Posterior:
     pull = _softmax(log_weight + log_precision, temperature).log()
     return Posterior((pull - log_precision).softmax(1), (-log_precision / 2).exp(), index)
 
@@ -175,9 +171,10 @@ def _peak(r2: Tensor, d: int, sigma_min: float, sigma_max: float) -> tuple[Tenso
 
 
 def _marginal(r2: Tensor, d: int, sigma_min: float, sigma_max: float) -> tuple[Tensor, Tensor]:
-    """log w_j and log E[sigma^-2 | j, x]: the integrals of sigma^-(d-2) and sigma^-d times exp(-r^2 / 2 sigma^2).
+    """Log w_j and log E[sigma^-2 | j, x]: the integrals of sigma^-(d-2) and sigma^-d times exp(-r^2 / 2 sigma^2).
 
-    With u = r^2 / 2 sigma^2, the integral of sigma^-2a exp(-u) over log sigma is (r^2/2)^-a Gamma(a) dP(a) / 2.
+    With u = r^2 / 2 sigma^2, the integral of sigma^-2a exp(-u) over log sigma is (r^2/2)^-a Gamma(a) dP(a) / 2;
+    the factor 1/2, the same for all points, is left out.
     """
     if d <= 2:
         return _marginal_by_sum(r2, d, sigma_min, sigma_max)
@@ -192,9 +189,7 @@ def _marginal(r2: Tensor, d: int, sigma_min: float, sigma_max: float) -> tuple[T
 def _marginal_by_sum(r2: Tensor, d: int, sigma_min: float, sigma_max: float) -> tuple[Tensor, Tensor]:
     weight = torch.full_like(r2, -math.inf)
     second = torch.full_like(r2, -math.inf)
-    for log_sigma in torch.linspace(
-        math.log(sigma_min), math.log(sigma_max), LEVELS, dtype=torch.float64
-    ).tolist():
+    for log_sigma in torch.linspace(math.log(sigma_min), math.log(sigma_max), LEVELS, dtype=torch.float64).tolist():
         term = -(d - 2) * log_sigma - r2 / (2 * math.exp(2 * log_sigma))
         weight = torch.logaddexp(weight, term)
         second = torch.logaddexp(second, term - 2 * log_sigma)
@@ -202,7 +197,7 @@ def _marginal_by_sum(r2: Tensor, d: int, sigma_min: float, sigma_max: float) -> 
 
 
 def _log_gamma_mass(a: float, low: Tensor, high: Tensor) -> Tensor:
-    """log [P(a, high) - P(a, low)] without underflow: by lower tails left of the mode, by upper tails right of it."""
+    """Log [P(a, high) - P(a, low)] without underflow: by lower tails left of the mode, by upper tails right of it."""
     lower = _log_difference(_log_lower(a, high), _log_lower(a, low))
     upper = _log_difference(_log_upper(a, low), _log_upper(a, high))
     return torch.where(low < a, lower, upper)
@@ -213,7 +208,7 @@ def _log_difference(big: Tensor, small: Tensor) -> Tensor:
 
 
 def _log_lower(a: float, u: Tensor) -> Tensor:
-    """log P(a, u). Where P underflows (u << a), its power series; it converges like (u / a)^n there."""
+    """Log P(a, u). Where P underflows (u << a), its power series; it converges like (u / a)^n there."""
     value = torch.special.gammainc(torch.full_like(u, a), u)
     tiny = value < 1e-280
     if not bool(tiny.any()):
@@ -230,7 +225,7 @@ def _log_lower(a: float, u: Tensor) -> Tensor:
 
 
 def _log_upper(a: float, u: Tensor) -> Tensor:
-    """log Q(a, u). Where Q underflows (u >> a), Legendre's continued fraction by the modified Lentz recursion."""
+    """Log Q(a, u). Where Q underflows (u >> a), Legendre's continued fraction by the modified Lentz recursion."""
     value = torch.special.gammaincc(torch.full_like(u, a), u)
     tiny = value < 1e-280
     if not bool(tiny.any()):
@@ -290,7 +285,7 @@ class Tangent:
         return torch.cat(grams), torch.cat(owns)
 
     def _logits(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """log w_j up to a constant, and the coefficients g_jk of D_j = mu_j + sum_k g_jk (mu_k - mu_j)."""
+        """Log w_j up to a constant, and the coefficients g_jk of D_j = mu_j + sum_k g_jk (mu_k - mu_j)."""
         dots = x @ self.points.T
         r2 = (x * x).sum(1, keepdim=True) - 2 * dots + (self.points**2).sum(1)
         along = dots[:, self.index] - dots[..., None] - self.own  # offset_k . (x - mu_j)
@@ -306,10 +301,8 @@ class Tangent:
         logits, _ = self._logits(x.double() - self.mean, sigma.double())
         return Posterior(logits.softmax(1), sigma.double()[:, None], None)
 
-    def log_density(
-        self, x: Float[Tensor, "batch d"], sigma: Float[Tensor, " batch"]
-    ) -> Float[Tensor, " batch"]:
-        """log p(x) in nats; the score is its gradient."""
+    def log_density(self, x: Float[Tensor, "batch d"], sigma: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """Log p(x) in nats; the score is its gradient."""
         logits, _ = self._logits(x.double() - self.mean, sigma.double())
         n, d = self.points.shape
         constant = d / 2 * torch.log(2 * math.pi * sigma.double() ** 2) + math.log(n)

@@ -1,0 +1,120 @@
+import json
+
+import pytest
+
+from temperance.atomic import MANIFEST, is_complete, new_folder, write_bytes, write_json, write_text
+
+
+def make(path, text="old"):
+    with new_folder(path) as scratch:
+        (scratch / "a.txt").write_text(text)
+        (scratch / "below").mkdir()
+        (scratch / "below" / "b.bin").write_bytes(bytes(range(256)))
+
+
+def test_a_file_is_written_and_replaced(tmp_path):
+    path = tmp_path / "new" / "file"
+    write_bytes(path, b"one")
+    write_text(path, "zwölf")
+    assert path.read_bytes() == "zwölf".encode()
+    assert list(path.parent.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_bytes(path, b"old")
+
+    def fail(handle):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("temperance.atomic.os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_readable_and_finite(tmp_path):
+    write_json(tmp_path / "a.json", {"x": [1, 0.5]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, 0.5]}
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, 0.5]}
+
+
+def test_a_folder_appears_complete(tmp_path):
+    path = tmp_path / "deep" / "folder"
+    make(path)
+    assert is_complete(path)
+    assert sorted(json.loads((path / MANIFEST).read_text())) == ["a.txt", "below/b.bin"]
+    assert list(path.parent.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o755
+
+
+def test_nothing_is_visible_before_the_body_ends(tmp_path):
+    path = tmp_path / "folder"
+    with new_folder(path) as scratch:
+        (scratch / "a").touch()
+        assert not path.exists()
+    assert path.exists()
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "folder"
+    make(path)
+    with new_folder(path) as scratch:
+        (scratch / "c.txt").write_text("new")
+    assert sorted(p.name for p in path.iterdir()) == ["c.txt", MANIFEST]
+    assert is_complete(path) and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
+    path = tmp_path / "folder"
+    make(path)
+    make(tmp_path / ".folder.old")
+    make(path, "new")
+    assert (path / "a.txt").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failing_body_leaves_the_old_folder(tmp_path, error):
+    path = tmp_path / "folder"
+    make(path)
+    with pytest.raises(error), new_folder(path) as scratch:
+        (scratch / "a.txt").write_text("new")
+        raise error
+    assert (path / "a.txt").read_text() == "old"
+    assert is_complete(path) and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failing_body_leaves_nothing_new(tmp_path):
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "folder"):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["change", "shorten", "remove", "manifest", "no manifest", "empty manifest"])
+def test_damage_is_detected(tmp_path, damage):
+    path = tmp_path / "folder"
+    make(path)
+    assert is_complete(path)
+    victim = path / "below" / "b.bin"
+    if damage == "change":
+        victim.write_bytes(b"\1" + victim.read_bytes()[1:])
+    elif damage == "shorten":
+        victim.write_bytes(victim.read_bytes()[:-1])
+    elif damage == "remove":
+        victim.unlink()
+    elif damage == "manifest":
+        (path / MANIFEST).write_text("{")
+    elif damage == "no manifest":
+        (path / MANIFEST).unlink()
+    else:
+        (path / MANIFEST).write_text("{}")
+    assert not is_complete(path)
+
+
+def test_a_missing_folder_is_not_complete(tmp_path):
+    assert not is_complete(tmp_path / "nothing")

@@ -1,0 +1,439 @@
+import math
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from temperance.distance import check_rows, neighbors
+from temperance.empirical import (
+    _marginal,
+    best_level,
+    denoise,
+    noise_conditional,
+    noise_unconditional,
+    paper_temperature,
+    score,
+    tangent,
+)
+
+DIMS = [1, 2, 3, 64]
+LOW, HIGH = 0.01, 50.0
+
+
+def cloud(n, d, seed=0, scale=1.0):
+    """Points with one exact duplicate, and rows: near a point, on a point, generic, far away."""
+    g = torch.Generator().manual_seed(seed)
+    points = torch.randn(n, d, generator=g, dtype=torch.float64)
+    points[1] = points[0]
+    rows = torch.randn(4, d, generator=g, dtype=torch.float64)
+    rows[0] = points[2] + 0.02 * rows[0]
+    rows[1] = points[0]
+    rows[3] = 300.0 * rows[3]
+    return scale * rows, scale * points
+
+
+def full(sigma, x):
+    return torch.full((len(x),), float(sigma), dtype=torch.float64)
+
+
+def agree(posterior, expected, x, points, rtol=1e-8):
+    """Weights, levels, denoised and score of a posterior against the oracle's (weights, levels) of each row."""
+    for row, (weights, levels) in enumerate(expected):
+        assert posterior.weights[row].numpy() == pytest.approx(weights, rel=rtol, abs=1e-11)
+        found = posterior.sigma[row].expand(len(points)).numpy()
+        assert found == pytest.approx(levels, rel=rtol)
+        mean = oracle.denoise(weights, levels, points.numpy())
+        reach = float(points.abs().max())
+        assert denoise(posterior, points)[row].numpy() == pytest.approx(mean, rel=rtol, abs=rtol * reach)
+        want = oracle.score(weights, levels, x[row].numpy(), points.numpy())
+        size = np.abs(want).max() + reach * (np.array(weights) / np.array(levels) ** 2).sum()
+        assert score(posterior, x, points)[row].numpy() == pytest.approx(want, rel=rtol, abs=rtol * size)
+
+
+# ---- closed forms against the oracle ----
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0])
+@pytest.mark.parametrize("temperature", [1.0, 7.0])
+@pytest.mark.parametrize("sigma", [0.01, 0.1, 1.0, 50.0])
+@pytest.mark.parametrize("d", DIMS)
+def test_conditional_agrees_with_the_oracle(d, sigma, temperature, scale):
+    x, points = cloud(6, d, scale=scale)
+    x = x[:3] if sigma < 1 else x  # at low noise and far away, r^2 / sigma^2 has no digits left after the point
+    expected = [(oracle.conditional(r, points.tolist(), sigma, temperature), [sigma] * 6) for r in x.tolist()]
+    agree(noise_conditional(x, points, full(sigma, x), temperature=temperature), expected, x, points)
+
+
+@pytest.mark.parametrize("d", DIMS)
+def test_far_rows_at_low_noise_go_to_the_nearest_point(d):
+    x, points = cloud(6, d)
+    weights = noise_conditional(x[3:], points, full(0.01, x[3:])).weights[0]
+    r2 = [oracle.squared_distance(x[3].tolist(), mu) for mu in points.tolist()]
+    nearest = [j for j in range(6) if r2[j] <= min(r2) * (1 + 1e-12)]
+    assert float(weights[nearest].sum()) == pytest.approx(1)
+
+
+def test_every_row_has_its_own_sigma_and_temperature():
+    x, points = cloud(6, 3)
+    sigma = torch.tensor([0.2, 0.5, 1.0, 40.0], dtype=torch.float64)
+    temperature = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    got = noise_conditional(x, points, sigma, temperature=temperature).weights
+    for row in range(4):
+        args = x[row].tolist(), points.tolist(), float(sigma[row]), float(temperature[row])
+        assert got[row].numpy() == pytest.approx(oracle.conditional(*args), abs=1e-10)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("d", DIMS)
+def test_unconditional_agrees_with_a_brute_force_sum_over_levels(d, temperature):
+    x, points = cloud(6, d)
+    # In one and two dimensions the definition is the plain sum over 1,000 levels; else the integral.
+    levels = oracle.plain_levels(LOW, HIGH) if d <= 2 else oracle.fine_levels(LOW, HIGH, 200_000)
+    expected = [oracle.unconditional(r, points.tolist(), levels, temperature) for r in x.tolist()]
+    got = noise_unconditional(x, points, LOW, HIGH, temperature=temperature)
+    agree(got, expected, x, points, rtol=1e-8 if d <= 2 else 1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("d", DIMS)
+def test_best_level_agrees_with_the_oracle(d, temperature):
+    x, points = cloud(6, d)
+    expected = [oracle.best_level(r, points.tolist(), LOW, HIGH, temperature) for r in x.tolist()]
+    agree(best_level(x, points, LOW, HIGH, temperature=temperature), expected, x, points, rtol=1e-7)
+
+
+@pytest.mark.parametrize("d", [3, 8, 64])
+@pytest.mark.parametrize("r2", [1e-6, 0.5, 30.0, 4e3, 1e6])
+def test_best_level_is_the_argmax_over_levels(d, r2):
+    levels = oracle.fine_levels(LOW, HIGH, 100_000)
+    brute = levels[int(oracle.level_logit(r2, d, levels).argmax())]
+    x = torch.zeros(1, d, dtype=torch.float64)
+    mu = torch.zeros(1, d, dtype=torch.float64)
+    mu[0, 0] = math.sqrt(r2)
+    assert float(best_level(x, mu, LOW, HIGH).sigma) == pytest.approx(brute, rel=2e-4)
+
+
+@pytest.mark.parametrize("d", DIMS)
+def test_paper_temperature_agrees_with_the_oracle(d):
+    x, points = cloud(6, d)
+    expected = [oracle.paper(r, points.tolist(), LOW, HIGH, 0.7) for r in x.tolist()]
+    agree(paper_temperature(x, points, LOW, HIGH, 0.7), expected, x, points, rtol=1e-7)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.4, 3.0, 50.0])
+@pytest.mark.parametrize(("d", "h"), [(1, 0.7), (2, 0.7), (3, 0.0), (3, 1.2), (64, 0.5)])
+def test_tangent_agrees_with_explicit_covariances(d, h, sigma):
+    x, points = cloud(7, d)
+    x = x[:3]
+    table = neighbors(points, 3)
+    model = tangent(points, table, h)
+    means, logs = model(x, full(sigma, x)), model.log_density(x, full(sigma, x))
+    for row in range(3):
+        log, mean = oracle.tangent(x[row].numpy(), points.numpy(), table.index.tolist(), h, sigma)
+        assert means[row].numpy() == pytest.approx(mean, rel=1e-6, abs=1e-6)
+        assert float(logs[row]) == pytest.approx(log, rel=1e-7, abs=1e-6)
+
+
+def test_tangent_density_integrates_to_one():
+    points = torch.tensor([[0.0], [1.0], [3.0], [3.5]], dtype=torch.float64)
+    grid = torch.linspace(-15, 20, 20_001, dtype=torch.float64)[:, None]
+    density = tangent(points, neighbors(points, 2), 0.6).log_density(grid, full(0.3, grid)).exp()
+    assert float(torch.trapezoid(density, grid[:, 0])) == pytest.approx(1, abs=1e-8)
+
+
+@pytest.mark.parametrize("d", [3, 4, 64, 784, 3072, 12_288])
+def test_the_log_level_integral_is_right_up_to_large_images(d):
+    """From on a training point to far outside the data: gamma tails underflow on both sides there."""
+    r2 = torch.tensor([0.0, 1e-6, 1e-2, 0.3, 5.0, d * 1e-4, d * 0.3, d * 9.0, d * 2500.0, d * 1e5])
+    r2 = r2.double()[None]
+    log_weight, log_precision = _marginal(r2, d, LOW, HIGH)
+    assert log_weight.isfinite().all() and log_precision.isfinite().all()
+    for j, value in enumerate(r2[0].tolist()):
+        # The integrand can be as narrow as 1 / max(d, r^2 / sigma^2): sum where it is within exp(-60) of its top.
+        levels = oracle.fine_levels(LOW, HIGH, 1_000_000)
+        f = oracle.level_logit(value, d, levels)
+        seen = levels[f > f.max() - 60]
+        low, high = max(LOW, seen[0] * (1 - 1e-5)), min(HIGH, seen[-1] * (1 + 1e-5))
+        weight, precision = oracle.marginal(value, d, oracle.fine_levels(low, high, 100_000))
+        weight += math.log(math.log(high / low) / 100_000)
+        # The closed form leaves out the factor 1/2 of du = -2 u dlog sigma, which cancels between points.
+        assert float(log_weight[0, j]) - math.log(2) == pytest.approx(weight, rel=1e-11, abs=1e-6)
+        assert float(log_precision[0, j]) == pytest.approx(precision, abs=1e-6)
+
+
+# ---- limits ----
+
+
+def views(sigma_high):
+    return {
+        "conditional": lambda x, p: denoise(noise_conditional(x, p, full(sigma_high, x)), p),
+        "tangent": lambda x, p: tangent(p, neighbors(p, 2), 0.5)(x, full(sigma_high, x)),
+    }
+
+
+@pytest.mark.parametrize("name", ["conditional", "tangent"])
+def test_at_infinite_noise_the_mean(name):
+    x, points = cloud(6, 5)
+    got = views(1e6)[name](x[:3], points)
+    torch.testing.assert_close(got, points.mean(0).expand(3, -1), rtol=1e-6, atol=1e-6)
+
+
+def test_at_no_noise_the_nearest_point():
+    x, points = cloud(6, 5)
+    x = x[:3]
+    nearest = points[torch.cdist(x, points).argmin(1)]
+    got = denoise(noise_conditional(x, points, full(1e-3, x)), points)
+    torch.testing.assert_close(got, nearest, rtol=0, atol=1e-9)
+
+
+def test_neighborhood_of_everything_at_temperature_one_is_the_plain_posterior():
+    x, points = cloud(6, 5)
+    index = torch.arange(6).flip(0).expand(4, -1)
+    for call, args in (
+        (noise_conditional, (full(0.8, x),)),
+        (noise_unconditional, (LOW, HIGH)),
+        (best_level, (LOW, HIGH)),
+        (paper_temperature, (LOW, HIGH, 0.7)),
+    ):
+        plain, listed = call(x, points, *args), call(x, points, *args, index=index)
+        torch.testing.assert_close(listed.weights.flip(1), plain.weights, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(score(listed, x, points), score(plain, x, points), rtol=1e-6, atol=1e-6)
+
+
+def test_index_subset_is_the_posterior_over_those_points():
+    x, points = cloud(8, 5)
+    index = torch.tensor([[0, 3, 5], [7, 1, 2], [4, 4, 6], [2, 0, 1]])
+    for row in range(4):
+        part = points[index[row]]
+        one = x[row : row + 1]
+        for call, args in ((noise_unconditional, (LOW, HIGH)), (best_level, (LOW, HIGH))):
+            got = call(x, points, *args, index=index)
+            want = call(one, part, *args)
+            torch.testing.assert_close(got.weights[row], want.weights[0], rtol=1e-5, atol=1e-9)
+            torch.testing.assert_close(denoise(got, points)[row], denoise(want, part)[0], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("call", ["conditional", "unconditional", "best_level"])
+def test_infinite_temperature_gives_the_mean_of_the_neighborhood(call):
+    x, points = cloud(8, 5)
+    index = torch.tensor([[0, 3, 5], [7, 1, 2], [4, 3, 6], [2, 0, 1]])
+    got = {
+        "conditional": lambda: noise_conditional(x, points, full(0.1, x), index=index, temperature=1e14),
+        "unconditional": lambda: noise_unconditional(x, points, LOW, HIGH, index=index, temperature=1e14),
+        "best_level": lambda: best_level(x, points, LOW, HIGH, index=index, temperature=1e14),
+    }[call]()
+    torch.testing.assert_close(denoise(got, points), points[index].mean(1), rtol=1e-6, atol=1e-6)
+
+
+def test_tangent_without_width_is_the_empirical_denoiser():
+    x, points = cloud(7, 5)
+    x = x[:3]
+    want = denoise(noise_conditional(x, points, full(0.6, x)), points)
+    for h, slack in ((0.0, 1e-10), (1e-4, 1e-6)):
+        got = tangent(points, neighbors(points, 3), h)(x, full(0.6, x))
+        torch.testing.assert_close(got, want, rtol=slack, atol=slack)
+    far = tangent(points, neighbors(points, 3), 0.7)(x, full(0.6, x))
+    assert float((far - want).abs().max()) > 1e-2
+
+
+def test_squared_ratio_temperature_is_a_floor_under_sigma():
+    x, points = cloud(6, 5)
+    sigma = torch.tensor([0.1, 0.2, 0.3, 0.6], dtype=torch.float64)
+    soft = noise_conditional(x, points, sigma, temperature=(0.9 / sigma) ** 2)
+    floor = noise_conditional(x, points, full(0.9, x))
+    torch.testing.assert_close(denoise(soft, points), denoise(floor, points), rtol=1e-9, atol=1e-9)
+
+
+def test_float32_rows_keep_their_dtype():
+    x, points = cloud(6, 5)
+    x, points = x.float(), points.float()
+    posterior = noise_conditional(x, points, torch.ones(4))
+    assert posterior.weights.dtype == torch.float64
+    assert denoise(posterior, points).dtype == score(posterior, x, points).dtype == torch.float32
+
+
+# ---- scores are gradients ----
+
+
+def gradient(log_p, x):
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(log_p(x).sum(), x)[0]
+
+
+@pytest.mark.parametrize("d", DIMS)
+def test_conditional_score_is_the_gradient_of_log_p(d):
+    x, points = cloud(6, d)
+    x = x[:3]
+
+    def log_p(v):
+        return (-((v[:, None] - points) ** 2).sum(-1) / (2 * 0.5**2)).logsumexp(1)
+
+    got = score(noise_conditional(x, points, full(0.5, x)), x, points)
+    torch.testing.assert_close(got, gradient(log_p, x), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("d", DIMS)
+def test_unconditional_score_is_the_gradient_of_log_p_mn(d):
+    x, points = cloud(6, d)
+    x = x[[0, 2]]
+    s = oracle.plain_levels(0.1, HIGH) if d <= 2 else oracle.fine_levels(0.1, HIGH, 20_000)
+    levels = torch.from_numpy(s)
+
+    def log_p(v):
+        r2 = ((v[:, None] - points) ** 2).sum(-1)[..., None]
+        return (-(d - 2) * levels.log() - r2 / (2 * levels**2)).flatten(1).logsumexp(1)
+
+    got = score(noise_unconditional(x, points, 0.1, HIGH), x, points)
+    torch.testing.assert_close(got, gradient(log_p, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.2, 1.0])
+def test_tangent_denoiser_is_the_gradient_of_its_log_density(sigma):
+    x, points = cloud(7, 5)
+    x = x[:3]
+    model = tangent(points, neighbors(points, 3), 0.7)
+    level = full(sigma, x)
+    want = gradient(lambda v: model.log_density(v, level), x)
+    torch.testing.assert_close((model(x, level) - x) / sigma**2, want, rtol=1e-8, atol=1e-8)
+
+
+# ---- change of units ----
+
+
+@pytest.mark.parametrize("c", [0.5, 255.0])
+def test_tempered_weights_do_not_depend_on_the_unit_of_the_data(c):
+    x, points = cloud(6, 16)
+    x = x[[0, 2]] * 0.7 + points[[2, 3]] * 0.3
+    for call in (noise_unconditional, best_level):
+        ours = call(x, points, LOW, HIGH, temperature=5.0).weights
+        moved = call(c * x, c * points, c * LOW, c * HIGH, temperature=5.0).weights
+        torch.testing.assert_close(moved, ours, rtol=1e-6, atol=1e-9)
+    paper = paper_temperature(x, points, LOW, HIGH, 3.0).weights
+    moved = paper_temperature(c * x, c * points, c * LOW, c * HIGH, c * 3.0).weights
+    assert float((moved - paper).abs().max()) > 0.01
+
+
+def test_temperature_removes_the_attractors_that_tempering_the_weights_alone_would_leave():
+    x, points = cloud(8, 64)
+    near = points[3:4] + 1e-3
+    pull = noise_unconditional(near, points, LOW, HIGH, temperature=1e3)
+    assert float((denoise(pull, points) - points.mean(0)).norm()) < 0.1 * float((near - points.mean(0)).norm())
+
+
+# ---- properties ----
+
+problems = st.tuples(st.integers(2, 7), st.sampled_from([1, 3, 8]), st.integers(0, 10**6))
+few = settings(max_examples=10, deadline=None)
+
+
+def posteriors(x, points, sigma):
+    return [
+        noise_conditional(x, points, full(sigma, x)),
+        noise_unconditional(x, points, 0.1, 20.0, temperature=2.0),
+        best_level(x, points, 0.1, 20.0),
+        paper_temperature(x, points, 0.1, 20.0, 1.0),
+    ]
+
+
+@few
+@given(problems, st.floats(0.01, 50))
+def test_weights_are_a_distribution(problem, sigma):
+    n, d, seed = problem
+    for posterior in posteriors(*cloud(n, d, seed) if n > 2 else cloud(3, d, seed), sigma):
+        assert (posterior.weights >= 0).all()
+        torch.testing.assert_close(posterior.weights.sum(1), torch.ones(4, dtype=torch.float64))
+
+
+@few
+@given(problems, st.floats(0.05, 50))
+def test_permuting_the_points_permutes_the_weights(problem, sigma):
+    n, d, seed = problem
+    x, points = cloud(n + 1, d, seed)
+    x = x[:3]
+    order = torch.randperm(n + 1, generator=torch.Generator().manual_seed(seed))
+    for plain, moved in zip(posteriors(x, points, sigma), posteriors(x, points[order], sigma)):
+        torch.testing.assert_close(moved.weights, plain.weights[:, order], rtol=1e-6, atol=1e-9)
+
+
+@few
+@given(problems, st.floats(0.05, 50), st.floats(-10, 10))
+def test_moving_everything_moves_the_result(problem, sigma, offset):
+    n, d, seed = problem
+    x, points = cloud(n + 1, d, seed)
+    x = x[:3]
+    for plain, moved in zip(posteriors(x, points, sigma), posteriors(x + offset, points + offset, sigma)):
+        torch.testing.assert_close(moved.weights, plain.weights, rtol=1e-5, atol=1e-8)
+        want = denoise(plain, points) + offset
+        torch.testing.assert_close(denoise(moved, points + offset), want, rtol=1e-6, atol=1e-6)
+
+
+@few
+@given(problems, st.floats(0.1, 50))
+def test_tangent_is_equivariant_under_rotation_and_translation(problem, sigma):
+    n, d, seed = problem
+    x, points = cloud(n + 2, d, seed)
+    x = x[:3]
+    g = torch.Generator().manual_seed(seed)
+    turn = torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64)).Q
+    table = neighbors(points, 2)
+    plain = tangent(points, table, 0.7)(x, full(sigma, x))
+    moved = tangent(points @ turn + 3, table, 0.7)(x @ turn + 3, full(sigma, x))
+    torch.testing.assert_close(moved, plain @ turn + 3, rtol=1e-6, atol=1e-6)
+
+
+# ---- errors ----
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
+def test_unusable_sigma_and_temperature_are_refused(bad):
+    x, points = cloud(6, 3)
+    with pytest.raises(ValueError, match="sigma must be finite"):
+        noise_conditional(x, points, full(bad, x))
+    with pytest.raises(ValueError, match="temperature must be finite"):
+        noise_conditional(x, points, full(1, x), temperature=bad)
+    with pytest.raises(ValueError, match="sigma must be finite"):
+        tangent(points, neighbors(points, 2), 0.5)(x, full(bad, x))
+
+
+@pytest.mark.parametrize("call", [noise_unconditional, best_level])
+@pytest.mark.parametrize("levels", [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0), (math.nan, 1.0)])
+def test_unusable_levels_are_refused(call, levels):
+    x, points = cloud(6, 3)
+    with pytest.raises(ValueError, match="sigma_min"):
+        call(x, points, *levels)
+
+
+def test_unusable_rows_are_refused():
+    x, points = cloud(6, 3)
+    broken = x.clone()
+    broken[1, 1] = math.nan
+    with pytest.raises(ValueError, match="x holds 1 non-finite"):
+        noise_conditional(broken, points, full(1, x))
+    with pytest.raises(ValueError, match="points holds 1 non-finite"):
+        noise_unconditional(points, broken, LOW, HIGH)
+    with pytest.raises(ValueError, match="points is empty"):
+        noise_conditional(x, points[:0], full(1, x))
+    with pytest.raises(ValueError, match=r"\(4, 2\) and \(6, 3\)"):
+        check_rows(x[:, :2], points)
+
+
+@pytest.mark.parametrize("entry", [-1, 6])
+def test_index_out_of_range_is_refused(entry):
+    x, points = cloud(6, 3)
+    index = torch.zeros(4, 2, dtype=torch.long)
+    index[2, 1] = entry
+    with pytest.raises(ValueError, match=r"entries in 0\.\.5"):
+        noise_conditional(x, points, full(1, x), index=index)
+
+
+def test_unusable_tangent_settings_are_refused():
+    _, points = cloud(6, 3)
+    with pytest.raises(ValueError, match="h must be"):
+        tangent(points, neighbors(points, 2), -0.1)
+    with pytest.raises(ValueError, match="h must be"):
+        tangent(points, neighbors(points, 2), math.nan)
+    with pytest.raises(ValueError, match="5 rows for 6 points"):
+        tangent(points, neighbors(points[:5], 2), 0.5)
