@@ -1,8 +1,9 @@
-"""p_MN as two curves of log r^2, tabulated once, so that the noise-unconditional posterior costs no gamma functions.
+"""p_MN as two curves of log r^2, tabulated once, so that the noise-unconditional posterior costs no gamma
+functions.
 
-The weight of a point depends on its distance only. `empirical._marginal` evaluates it to full precision at some
-50 ns to 1 us an element; here it is evaluated at knots and interpolated by cubics that match the derivatives, which
-are known: d log w / d r^2 = -E[sigma^-2 | r] / 2.
+The weight of a point depends on its distance only. `empirical._marginal` evaluates it to full precision at
+some 50 ns to 1 us an element; here it is evaluated at knots and interpolated by cubics that match the
+derivatives, which are known: d log w / d r^2 = -E[sigma^-2 | r] / 2.
 """
 
 import math

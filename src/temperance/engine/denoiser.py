@@ -13,9 +13,9 @@ from temperance.engine import survivors
 from temperance.engine.curve import Curve
 from temperance.engine.law import Gaussian, Law, Marginal
 from temperance.engine.paths import run
-from temperance.engine.screen import Exact32
+from temperance.engine.ladder import Ladder
 from temperance.engine.stats import Stats, describe, join
-from temperance.engine.survivors import Screen, Weighed
+from temperance.engine.survivors import Weighed
 from temperance.engine.table import Table
 
 Mode = Literal["conditional", "unconditional", "temperature", "tangent"]
@@ -29,8 +29,10 @@ class EmpiricalDenoiser:
     Modes, with their formulas in `temperance.empirical`:
 
     * `conditional`: `noise_conditional`;
-    * `unconditional`: `noise_unconditional` between `sigma_min` and `sigma_max`; the sigma of a call is not used;
-    * `temperature`: `noise_conditional` at temperature max(temperature / sigma, 1) for sigma <= `sigma_collapse` and 1
+    * `unconditional`: `noise_unconditional` between `sigma_min` and `sigma_max`; the sigma of a call is not
+      used;
+    * `temperature`: `noise_conditional` at temperature max(temperature / sigma, 1) for sigma <=
+      `sigma_collapse` and 1
       above it; `temperature` is `sigma_collapse` unless given;
     * `tangent`: `Tangent` with `neighbors` and `h`.
 
@@ -73,10 +75,8 @@ class EmpiricalDenoiser:
         self.temperature = sigma_collapse if temperature is None else temperature
         flat = points.flatten(1)
         self.table = Table(flat, block_bytes)
-        self.screens: list[Screen] = [Exact32(self.table)]
-        self.curve = (
-            Curve(self.table.d, sigma_min, sigma_max, points.device) if mode == "unconditional" else None
-        )
+        self.ladder = Ladder(self.table, block_bytes)
+        self.curve = Curve(self.table.d, sigma_min, sigma_max, points.device) if mode == "unconditional" else None
         self.tangent = tangent(flat, neighbors, h) if neighbors is not None and h is not None else None
         self.stats: Stats | None = None  # of the last call
 
@@ -106,7 +106,7 @@ class EmpiricalDenoiser:
         return mean.to(x.dtype).reshape(x.shape), join([stats for _, stats in results])
 
     def _run(self, x: Float[Tensor, "batch d"], law: Law) -> tuple[Tensor, Stats]:
-        result = run(x, self.table, law, self.screens, self.tol)
+        result = run(x, self.table, law, self.ladder.screens(len(x)), self.tol)
         sums = result.sums
         return sums.mean / sums.mass[:, None], describe(result, law, (x - self.table.mean).square().sum(1))
 
@@ -117,27 +117,24 @@ class EmpiricalDenoiser:
         zero = torch.zeros_like(entropy)
         log_partition = self.tangent.log_density(x.flatten(1), sigma)
         cost = 4.0 * len(x) * weights.shape[1] * self.table.d
-        stats = Stats(
-            log_partition, entropy.exp(), weights.amax(1), zero, zero, ("tangent",) * len(x), cost, 0.0
-        )
+        stats = Stats(log_partition, entropy.exp(), weights.amax(1), zero, zero, ("tangent",) * len(x), cost, 0.0)
         return self.tangent(x, sigma), stats
 
     def posterior(self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | None) -> Posterior:
         """Weights of the points that are not dropped: [batch, k], k the largest number that any row keeps.
 
-        Heaviest first; rows with fewer are filled up with weight 0. Memory: 24 batch k bytes, k up to n at high sigma.
+        Heaviest first; rows with fewer are filled up with weight 0. Memory: 24 batch k bytes, k up to n at
+        high sigma.
         """
         flat = self._flat(x)
         if self.tangent is not None:
             return self.tangent.posterior(flat, self._level(sigma, len(x)))
         law = self._law(sigma, len(x))
         nats = survivors.nats_for(self.tol, self.table.n)
-        pairs, _ = survivors.find(flat, self.table, law, self.screens[-1], nats, self.table.n)
+        pairs, _ = survivors.find(flat, self.table, law, self.ladder.sharpest, nats, self.table.n)
         return padded(survivors.weigh(flat, self.table, law, pairs, nats), len(x), law)
 
-    def topk(
-        self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | None, k: int
-    ) -> Posterior:
+    def topk(self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | None, k: int) -> Posterior:
         """The k heaviest points of each row, heaviest first, with their weights among all points.
 
         Raises:

@@ -1,7 +1,7 @@
 """All points, one block at a time: two products a block, the second while its points are still in cache.
 
-Heavy points, whose weight makes a rounding error of the logit visible, are remembered and weighed again by direct
-differences in float64.
+Heavy points, whose weight makes a rounding error of the logit visible, are remembered and weighed again by
+direct differences in float64.
 """
 
 import torch
@@ -19,7 +19,9 @@ VISIBLE = 1e-8  # bound on the rounding error of a logit, in nats, below which n
 
 
 def dense(x: Float[Tensor, "batch d"], table: Table, law: Law, dtype: torch.dtype = torch.float32) -> Moments:
-    """Moments of x (float64) over all points. Cost: 4 * batch * n * d flops in `dtype`, one pass over the points."""
+    """Moments of x (float64) over all points. Cost: 4 * batch * n * d flops in `dtype`, one pass over the
+    points.
+    """
     around = x - table.mean
     query, x2 = around.to(dtype), around.square().sum(1)
     shift = table.shift(query)

@@ -1,8 +1,9 @@
 """How a squared distance becomes a weight: the laws of the modes, as functions of r^2 that fall with it.
 
-A law gives the logit of a point's pull (weight / sigma_j^2, what `empirical.denoise` averages with) and the largest
-r^2 that still matters. The paths of the engine know nothing else about a mode. Distances come as affinities
-a = (|x|^2 - r^2) / 2, and logits are relative to those of a reference point, so that no large numbers cancel.
+A law gives the logit of a point's pull (weight / sigma_j^2, what `empirical.denoise` averages with) and the
+largest r^2 that still matters. The paths of the engine know nothing else about a mode. Distances come as
+affinities a = (|x|^2 - r^2) / 2, and logits are relative to those of a reference point, so that no large
+numbers cancel.
 """
 
 from typing import NamedTuple, Protocol
@@ -21,7 +22,9 @@ class Law(Protocol):
         ...
 
     def untilt(self, logit: Tensor, affinity: Tensor, best: Tensor, x2: Tensor) -> Tensor:
-        """Log weight [batch, k] relative to that of `best`, from the log pull; `logit` itself if they agree."""
+        """Log weight [batch, k] relative to that of `best`, from the log pull; `logit` itself if they
+        agree.
+        """
         ...
 
     def log_weight(self, r2: Tensor) -> Tensor:

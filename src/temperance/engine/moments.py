@@ -1,4 +1,6 @@
-"""Sums of a softmax over points that arrive in any order: kept relative to the best point so far (online softmax)."""
+"""Sums of a softmax over points that arrive in any order: kept relative to the best point so far (online
+softmax).
+"""
 
 from typing import NamedTuple
 
@@ -71,6 +73,15 @@ def add(old: Moments, new: Terms, mean: Float[Tensor, "batch d"]) -> Moments:
 def merge(parts: list[Moments], law: Law, x2: Float[Tensor, " batch"]) -> Moments:
     """Sums over the union of disjoint sets of points: a log-sum-exp merge."""
     best = torch.stack([p.best.double() for p in parts]).amax(0)
-    _, *sums = zip(*(rebase(p, best, law, x2) for p in parts))
-    *added, peaks = sums
-    return Moments(best, *(torch.stack(s).sum(0) for s in added), torch.stack(peaks).amax(0))
+    whole = rebase(parts[0], best, law, x2)
+    for part in parts[1:]:
+        other = rebase(part, best, law, x2)
+        whole = Moments(
+            best,
+            whole.mass + other.mass,
+            whole.mean + other.mean,
+            whole.weight + other.weight,
+            whole.energy + other.energy,
+            torch.maximum(whole.peak, other.peak),
+        )
+    return whole

@@ -14,14 +14,12 @@ from temperance.engine.paths import Result
 class Stats(NamedTuple):
     """One entry per row, and the cost of the whole call.
 
-    `dropped` bounds, rigorously, the share of the weight that points left out could have had. `logit_error` bounds the
-    rounding error, in nats, of weights that were not computed by direct differences; 0 where all were. `path` names
-    what ran: `int8>dense` is a screen that left too many points and fell back.
+    `dropped` bounds, rigorously, the share of the weight that points left out could have had. `logit_error`
+    bounds the rounding error, in nats, of weights that were not computed by direct differences; 0 where all
+    were. `path` names what ran: `int8>dense` is a screen that left too many points and fell back.
     """
 
-    log_partition: Float[
-        Tensor, " batch"
-    ]  # log of the sum of unnormalized weights (exp(-r^2 / 2 sigma^2 T)), nats
+    log_partition: Float[Tensor, " batch"]  # log of the sum of unnormalized weights (exp(-r^2 / 2 sigma^2 T)), nats
     effective_sample_size: Float[Tensor, " batch"]  # exp(entropy of the weights)
     top_weight: Float[Tensor, " batch"]
     dropped: Float[Tensor, " batch"]
@@ -49,6 +47,16 @@ def describe(result: Result, law: Law, x2: Float[Tensor, " batch"]) -> Stats:
 
 def join(parts: Sequence[Stats]) -> Stats:
     """Statistics of consecutive rows as one."""
-    columns = [torch.cat([part[i] for part in parts]) if parts else torch.empty(0) for i in range(5)]
-    path = tuple(name for part in parts for name in part.path)
-    return Stats(*columns, path, sum(p.flops for p in parts), sum(p.bytes for p in parts))
+    if not parts:
+        none = torch.empty(0, dtype=torch.float64)
+        return Stats(none, none, none, none, none, (), 0.0, 0.0)
+    return Stats(
+        torch.cat([p.log_partition for p in parts]),
+        torch.cat([p.effective_sample_size for p in parts]),
+        torch.cat([p.top_weight for p in parts]),
+        torch.cat([p.dropped for p in parts]),
+        torch.cat([p.logit_error for p in parts]),
+        tuple(name for part in parts for name in part.path),
+        sum(p.flops for p in parts),
+        sum(p.bytes for p in parts),
+    )

@@ -1,8 +1,9 @@
-"""The points that can matter to a row: found with upper bounds on the affinity, weighed by direct differences.
+"""The points that can matter to a row: found with upper bounds on the affinity, weighed by direct
+differences.
 
-A screen gives U[i, j] >= x_i.mu_j - |mu_j|^2 / 2. One exact distance per row, to a point the screen likes, bounds the
-nearest from above; whatever lies below the cut that follows has a weight under tol / n of the heaviest and is
-dropped. The argument needs no assumption about the data, only that U is an upper bound.
+A screen gives U[i, j] >= x_i.mu_j - |mu_j|^2 / 2. One exact distance per row, to a point the screen likes,
+bounds the nearest from above; whatever lies below the cut that follows has a weight under tol / n of the
+heaviest and is dropped. The argument needs no assumption about the data, only that U is an upper bound.
 """
 
 import math
@@ -40,39 +41,66 @@ class Found(NamedTuple):
 
 
 def find(x: Float[Tensor, "batch d"], table: Table, law: Law, screen: Screen, nats: float, cap: int) -> Found:
-    """Every point whose pull may be within `nats` of the heaviest, for rows with at most `cap` of them."""
+    """Every point whose pull may be within `nats` of the heaviest, for rows with at most `cap` of them.
+
+    A row is given up early when so many points of the first blocks survive that the cap is out of reach.
+    """
     query = x - table.mean
-    x2 = query.square().sum(1)
-    r2 = torch.full_like(x2, torch.inf)
-    over = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    seen = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    state = _State(query.square().sum(1))
     for start, upper in screen.upper(query):
-        r2 = torch.minimum(r2, _liked(x, table, upper, start))
-        least = (x2 - law.cut(r2, nats)) / 2
-        row, column = (upper >= _down(least, over, upper)[:, None]).nonzero(as_tuple=True)
-        kept.append((row, column + start, upper[row, column]))
-        seen += torch.bincount(row, minlength=len(x))
-        over |= seen > 16 * cap
-    row, index, bound = (torch.cat(parts) for parts in zip(*kept))
-    alive = bound >= _down((x2 - law.cut(r2, nats)) / 2, over, bound)[row]
-    row, index = row[alive], index[alive]
-    over |= torch.bincount(row, minlength=len(x)) > cap
-    row, index = row[~over[row]], index[~over[row]]
-    order = row.argsort(stable=True)
-    return Found(Pairs(row[order], index[order]), over)
+        top = upper.amax(1)
+        state.improve(x, table, upper, top, start)
+        least = state.least(law, nats, upper.dtype)
+        rows = (top >= least).nonzero()[:, 0]
+        alive = upper[rows] >= least[rows, None]
+        state.count(rows, alive, limit=max(4 * cap, 16 * cap * (start + upper.shape[1]) / table.n))
+        row, column = (alive & ~state.over[rows, None]).nonzero(as_tuple=True)
+        state.kept.append((rows[row], column + start, upper[rows[row], column]))
+        if bool(state.over.all()):
+            break
+    return state.found(state.least(law, nats, torch.float32), cap)
 
 
-def _liked(x: Tensor, table: Table, upper: Tensor, start: int) -> Tensor:
-    """The exact squared distance of each row to the point of a block that its screen ranks first."""
-    best = upper.argmax(1) + start
-    return exact.squared(x, table, Pairs(torch.arange(len(x), device=x.device), best))
+class _State:
+    """What `find` knows so far: for each row the nearest distance, and which points may still matter."""
 
+    def __init__(self, x2: Float[Tensor, " batch"]):
+        self.x2 = x2
+        self.r2 = torch.full_like(x2, torch.inf)
+        self.liked = torch.full_like(x2, -torch.inf)
+        self.seen = torch.zeros_like(x2)
+        self.over = torch.zeros_like(x2, dtype=torch.bool)
+        self.kept: list[tuple[Tensor, Tensor, Tensor]] = []
 
-def _down(least: Tensor, over: Tensor, like: Tensor) -> Tensor:
-    """Thresholds in the type of U, rounded down; infinite for rows that are given up."""
-    rounded = least.to(like.dtype)
-    return torch.where(over, torch.inf, rounded - rounded.abs() * torch.finfo(like.dtype).eps)
+    def improve(self, x: Tensor, table: Table, upper: Tensor, top: Tensor, start: int) -> None:
+        """An exact distance where a block holds a point that the screen likes better than all before."""
+        rows = (top > self.liked).nonzero()[:, 0]
+        self.liked = torch.maximum(self.liked, top.double())
+        r2 = exact.squared(x, table, Pairs(rows, upper[rows].argmax(1) + start))
+        self.r2[rows] = torch.minimum(self.r2[rows], r2)
+
+    def least(self, law: Law, nats: float, dtype: torch.dtype) -> Float[Tensor, " batch"]:
+        """The affinity below which a point does not matter, rounded down; infinite for rows that are given
+        up.
+        """
+        least = (self.x2 - law.cut(self.r2, nats)) / 2
+        least = torch.where(self.over, torch.inf, least - least.abs() * 2 * torch.finfo(dtype).eps)
+        return least.to(dtype)
+
+    def count(self, rows: Tensor, alive: Tensor, limit: float) -> None:
+        """Give up rows that have had more candidates than `limit`."""
+        self.seen[rows] += alive.sum(1)
+        self.over |= self.seen > limit
+
+    def found(self, least: Float[Tensor, " batch"], cap: int) -> Found:
+        """Candidates that are above the final threshold, by row."""
+        row, index, bound = (torch.cat(parts) for parts in zip(*self.kept))
+        alive = bound >= least[row]
+        row, index = row[alive], index[alive]
+        self.over |= torch.bincount(row, minlength=len(self.seen)) > cap
+        row, index = row[~self.over[row]], index[~self.over[row]]
+        order = row.argsort(stable=True)
+        return Found(Pairs(row[order], index[order]), self.over)
 
 
 class Weighed(NamedTuple):
@@ -83,10 +111,14 @@ class Weighed(NamedTuple):
 
 
 def weigh(x: Float[Tensor, "batch d"], table: Table, law: Law, pairs: Pairs, nats: float) -> Weighed:
-    """Exact distances of pairs; those that turn out to be beyond the cut are dropped."""
+    """Exact distances of pairs; those beyond the cut are dropped, most of them after a float32 difference."""
+    rough, error = exact.rough(x, table, pairs)
+    near = law.cut(nearest((rough + error) ** 2, pairs, len(x)), nats)
+    keep = (rough - error).clamp(min=0) ** 2 <= near[pairs.row]
+    pairs = Pairs(pairs.row[keep], pairs.point[keep])
     r2 = exact.squared(x, table, pairs)
     keep = r2 <= law.cut(nearest(r2, pairs, len(x)), nats)[pairs.row]
-    return Weighed(Pairs(pairs.row[keep], pairs.index[keep]), r2[keep])
+    return Weighed(Pairs(pairs.row[keep], pairs.point[keep]), r2[keep])
 
 
 def nearest(r2: Float[Tensor, " pairs"], pairs: Pairs, batch: int) -> Float[Tensor, " batch"]:

@@ -1,7 +1,8 @@
 """Training points as the engine reads them: flat rows, handed out in blocks, with norms around the mean.
 
 Nothing here copies the points. Products are taken with the stored rows and shifted, x.(mu - m) = x.mu - x.m, unless
-the data sits so far from the origin that float32 products would lose it; then each block is centered on its way.
+the data sits so far from the origin that float32 products would lose it; then each block is centered on its
+way.
 """
 
 from collections.abc import Iterator
@@ -16,8 +17,8 @@ OFFSET = 8.0  # |mean| / rms radius above which blocks are centered before multi
 class Table:
     """Points [n, d] with their mean, half squared norms around it, and a way to walk them in float32 blocks.
 
-    `points` may be memory-mapped: it is only ever read in row order, `rows` at a time. Cost of construction: two
-    passes over the points; 12 bytes kept per point.
+    `points` may be memory-mapped: it is only ever read in row order, `rows` at a time. Cost of construction:
+    two passes over the points; 12 bytes kept per point.
     """
 
     def __init__(self, points: Float[Tensor, "n d"], block_bytes: int):
@@ -58,12 +59,11 @@ class Table:
         """Rows as they are multiplied."""
         return (part.double() - self.mean).to(dtype) if self.centered else part.to(dtype)
 
-    def affinity(
-        self, query: Tensor, shift: Tensor, start: int, block: Tensor
-    ) -> Float[Tensor, "batch rows"]:
+    def affinity(self, query: Tensor, shift: Tensor, start: int, block: Tensor) -> Float[Tensor, "batch rows"]:
         """x.mu - |mu|^2 / 2 around the mean: larger is nearer, |x|^2 is never formed.
 
-        `query` is x - mean; error at most `rounding(query)`. Cost: 2 * batch * rows * d flops; `mv` for a single row.
+        `query` is x - mean; error at most `rounding(query)`. Cost: 2 * batch * rows * d flops; `mv` for a
+        single row.
         """
         half = self.half[start : start + len(block)].to(query.dtype)
         if len(query) == 1:
@@ -72,9 +72,7 @@ class Table:
 
     def shift(self, query: Float[Tensor, "batch d"]) -> Float[Tensor, " batch"]:
         """What a product with stored rows has too much: query . mean."""
-        return (
-            torch.zeros_like(query[:, 0]) if self.centered else (query.double() @ self.mean).to(query.dtype)
-        )
+        return torch.zeros_like(query[:, 0]) if self.centered else (query.double() @ self.mean).to(query.dtype)
 
     def rounding(self, query: Float[Tensor, "batch d"]) -> Float[Tensor, " batch"]:
         """A bound on the error of `affinity`: d + 8 roundings, each of a product of norms (Cauchy-Schwarz)."""

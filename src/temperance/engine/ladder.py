@@ -1,0 +1,42 @@
+"""Which screens a set of points gets, and when building them pays."""
+
+from temperance.engine.screen import Integer, Single, principal
+from temperance.engine.survivors import Screen
+from temperance.engine.table import Table
+
+SHARE = 0.7  # of the block budget, for codes
+SMALL = 1 << 22  # numbers in the points below which one float32 product is as quick as any screen
+WORTH = 32  # rows after which the codes, which cost about as much as 32 rows, are made
+
+
+class Ladder:
+    """Screens from cheap to sharp: principal axes, 8-bit codes; the float32 product where those do not pay.
+
+    Built on the way, when `WORTH` rows have been asked for. Memory: at most `SHARE` of `block_bytes`.
+    """
+
+    def __init__(self, table: Table, block_bytes: int):
+        self.table, self.budget = table, SHARE * block_bytes
+        self.sharpest: Screen = Single(table)
+        self.rows = 0
+        self.built: list[Screen] | None = [self.sharpest] if table.n * table.d < SMALL else None
+
+    def screens(self, rows: int) -> list[Screen]:
+        """What to try for a batch of `rows`, in order."""
+        self.rows += rows
+        if self.built is None and self.rows >= WORTH:
+            self.built = self._build()
+        return self.built or [self.sharpest]
+
+    def _build(self) -> list[Screen]:
+        table, rest = self.table, self.budget
+        if table.points.is_cuda:  # float32 products are fast there, and 8-bit ones need shapes in multiples
+        of 8
+            return [self.sharpest]
+        screens: list[Screen] = []
+        width = min(256, table.d // 6)
+        if table.d >= 512 and table.n * width <= rest / 2:
+            screens.append(Integer(table, rest, principal(table, width)))
+            rest -= table.n * (width + 16)
+        # Codes made again for every batch still save half the time of the float32 product.
+        return [*screens, Integer(table, rest)]
