@@ -11,9 +11,9 @@ from temperance.distance import Neighbors
 from temperance.empirical import Posterior, tangent
 from temperance.engine import survivors
 from temperance.engine.curve import Curve
+from temperance.engine.ladder import Ladder
 from temperance.engine.law import Gaussian, Law, Marginal
 from temperance.engine.paths import run
-from temperance.engine.ladder import Ladder
 from temperance.engine.stats import Stats, describe, join
 from temperance.engine.survivors import Weighed
 from temperance.engine.table import Table

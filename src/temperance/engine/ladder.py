@@ -30,8 +30,8 @@ class Ladder:
 
     def _build(self) -> list[Screen]:
         table, rest = self.table, self.budget
-        if table.points.is_cuda:  # float32 products are fast there, and 8-bit ones need shapes in multiples
-        of 8
+        # Float32 products are fast there, and 8-bit ones need shapes in multiples of 8.
+        if table.points.is_cuda:
             return [self.sharpest]
         screens: list[Screen] = []
         width = min(256, table.d // 6)

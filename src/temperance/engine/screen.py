@@ -81,8 +81,9 @@ class Integer:
         whole, norm = centered.norm(dim=1), z.norm(dim=1)
         codes = (z / self.scale).round_().clamp_(-127, 127)
         error = z.sub_(codes, alpha=self.scale).norm(dim=1)
-        # Float32: rounding of the difference to the mean, of the projection (d products), and of the norms
-        # here. wrong = 4 * ULP * (whole + float(self.mean.norm())) + 1e-4 * error if self.matrix is not None:
+        # Float32: rounding of the difference to the mean, of the projection (d products), and of the norms here.
+        wrong = 4 * ULP * (whole + float(self.mean.norm())) + 1e-4 * error
+        if self.matrix is not None:
             wrong = wrong + (self.table.d + 4) * ULP * self.width**0.5 * whole
         rest = _rest(whole * (1 + 1e-4), norm * (1 - 1e-4) - wrong)
         return codes.to(torch.int8), torch.stack([norm, norm * (1 + 1e-4) + wrong, error + wrong, rest])
@@ -91,8 +92,7 @@ class Integer:
         if self.codes is None:
             yield from ((start, self._encode(part)[0]) for start, part in self.table.raw())
         else:
-            yield from ((start, self.codes[start : start + COLUMNS]) for start in range(0, self.table.n,
-            COLUMNS))
+            yield from ((start, self.codes[start : start + COLUMNS]) for start in range(0, self.table.n, COLUMNS))
 
     def upper(self, query: Float[Tensor, "batch d"]) -> Iterator[tuple[int, Tensor]]:
         """See `survivors.Screen`. Cost: 2 * batch * n * width integer operations."""
