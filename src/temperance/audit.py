@@ -81,7 +81,9 @@ class Encoded:
             x = images[start : start + 4096].tensor()
             if self.view is not None:
                 x = self.view(x)
-            parts.append(encode(self.encoder, x, progress=self.progress and len(x) * x[0].numel() > 1e6))
+            # uint8 pixels are finite: encode's checks and bar would cost more than the features.
+            plain = isinstance(self.encoder, Pixels)
+            parts.append(self.encoder(x) if plain else encode(self.encoder, x, progress=self.progress))
         return torch.cat(parts)
 
 
@@ -176,9 +178,7 @@ def write(report: Report, out_dir: str | Path) -> tuple[Path, Path]:
         OSError: if the folder cannot be written.
     """
     out = Path(out_dir)
-    return write_page(audit_page(report), out / "report.html"), write_json(
-        out / "report.json", as_json(report)
-    )
+    return write_page(audit_page(report), out / "report.html"), write_json(out / "report.json", as_json(report))
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -257,9 +257,7 @@ def _closeness(rows: dict[str, Encoded], views: Sequence[View], radius: float, p
         best[key] = plain[key]
         for i, view in enumerate(views, 1):
             seen = replace(rows[key], view=view)
-            found = tm.proximity(
-                seen, train, group, progress=_named(progress, f"{key}, view {i}/{len(views)}")
-            )
+            found = tm.proximity(seen, train, group, progress=_named(progress, f"{key}, view {i}/{len(views)}"))
             closer = found.distance < best[key].distance
             best[key] = tm.Proximity(*(torch.where(closer, a, b) for a, b in zip(found, best[key])))
     return _Closeness(plain["generated"], plain.get("heldout"), best["generated"], best.get("heldout"), group)
@@ -380,12 +378,12 @@ def _quality(rows: dict[str, Encoded], limit: int, seed: int, progress: bool) ->
     fits = size > 5
     against = tm.quality(x, reference)._asdict() if fits else {}
     if "heldout" in chosen:
-        floor = tm.frechet_distance(train, reference)
+        floor = tm.frechet_distance(train, reference, interval=False)
         fd = replace(tm.frechet_distance(x, reference), name="fd_heldout", null=floor.value)
         found["fd_heldout"] = fd
         if fd.value > 0:
             found["fd_ratio"] = _fd_ratio(fd_train, fd)
-        found["kid"] = tm.with_null(found["kid"], tm.kid(train, reference))
+        found["kid"] = tm.with_null(found["kid"], tm.kid(train, reference, interval=False))
         null = tm.quality(train, reference)._asdict() if fits else {}
         against = {key: tm.with_null(m, null[key]) for key, m in against.items()}
     return found | against

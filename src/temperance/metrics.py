@@ -25,9 +25,9 @@ from temperance.distance import duplicates as chained_duplicates
 from temperance.report import Measurement
 
 Z = 1.959963984540054  # two-sided 95 % of the normal distribution
-QUERIES, POINTS = 8192, 16384  # rows and training points that are in memory at a time
+QUERIES, POINTS = 4096, 8192  # rows and training points that are in memory at a time
 ROWS = 2048  # rows of a block where all pairs of two sets are visited: 32 MB of float64 distances
-CHEAP = 4e9  # flops below which a statistic may be recomputed ten times for its interval
+CHEAP = 1e9  # flops below which a statistic may be recomputed ten times for its interval
 
 
 class Proximity(NamedTuple):
@@ -101,15 +101,13 @@ def proximity(
     Raises:
         ValueError: if all training points are duplicates of each other.
 
-    Cost: 2 n m f flops; blocks of at most 16,384 points and 8,192 rows are in memory at a time.
+    Cost: 2 n m f flops; blocks of at most 8,192 points and 4,096 rows are in memory at a time.
     """
     group = duplicate_groups(train) if group is None else group
     if len(group.unique()) < 2:
         raise ValueError(f"train holds 1 distinct image among {len(train)}; d1/d2 needs 2 distinct ones")
     starts = range(0, len(x), QUERIES)
-    parts = [
-        _proximity(x[s : s + QUERIES], train, group) for s in _bar(starts, progress, show=len(x) * len(train))
-    ]
+    parts = [_proximity(x[s : s + QUERIES], train, group) for s in _bar(starts, progress, show=len(x) * len(train))]
     if not parts:
         raise ValueError("there are no images to compare with the training set")
     return Proximity(*(torch.cat(column) for column in zip(*parts)))
@@ -139,9 +137,7 @@ def nearest_rows(x: Float[Tensor, "n f"], train: Rows, k: int) -> Neighbors:
         found = nearest(x, block, min(k, len(block)))
         index = torch.cat([index, found.index.cpu() + start], 1)
         distance = torch.cat([distance, found.distance.cpu()], 1)
-        order = distance.argsort(dim=1, stable=True)[
-            :, :k
-        ]  # earlier blocks come first: ties go to the lower index
+        order = distance.argsort(dim=1, stable=True)[:, :k]  # earlier blocks come first: ties go to the lower index
         index, distance = index.gather(1, order), distance.gather(1, order)
     return Neighbors(index, distance)
 
@@ -169,9 +165,7 @@ def memorized_fraction(
     hits = int((generated.ratio < threshold).sum())
     value, low, high = _share(hits, len(generated.index))
     null = None if heldout is None else memorized_fraction(heldout, threshold=threshold).value
-    return Measurement(
-        "memorized_fraction", value, low, high, len(generated.index), False, "Yoon 2023; Gu 2023", null
-    )
+    return Measurement("memorized_fraction", value, low, high, len(generated.index), False, "Yoon 2023; Gu 2023", null)
 
 
 def ratio_median(generated: Proximity, heldout: Proximity | None = None) -> Measurement:
@@ -219,9 +213,7 @@ def copy_auc(generated: Float[Tensor, " n"], heldout: Float[Tensor, " m"]) -> Me
 def _beats(a: Tensor, b: Tensor) -> Tensor:
     """For each of `a`, the share of `b` that is larger, ties 1/2."""
     order = b.sort().values
-    return 1 - (torch.searchsorted(order, a) + torch.searchsorted(order, a, right=True)).double() / (
-        2 * len(b)
-    )
+    return 1 - (torch.searchsorted(order, a) + torch.searchsorted(order, a, right=True)).double() / (2 * len(b))
 
 
 def p_values(distance: Float[Tensor, " n"], heldout: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
@@ -250,9 +242,7 @@ def fewest_flags(n: int, m: int, fdr: float) -> int:
     return math.ceil(round(n / (fdr * (m + 1)), 9))
 
 
-def authpct(
-    generated: Proximity, spacing: Float[Tensor, " m"], heldout: Proximity | None = None
-) -> Measurement:
+def authpct(generated: Proximity, spacing: Float[Tensor, " m"], heldout: Proximity | None = None) -> Measurement:
     """Percentage of authentic images: farther from their nearest training image than its own nearest
     neighbor is.
 
@@ -287,9 +277,7 @@ def ct_score(generated: Float[Tensor, " n"], heldout: Float[Tensor, " m"]) -> Me
     correction = float((t**3 - t).sum()) / max(1, (n + m) * (n + m - 1))
     variance = n * m / 12 * (n + m + 1 - correction)
     value = (u - n * m / 2) / math.sqrt(variance) if variance > 1e-9 * n * m else 0.0
-    return Measurement(
-        "ct_score", value, value - Z, value + Z, n, None, "Meehan 2020, arXiv 2004.05675, one cell", 0.0
-    )
+    return Measurement("ct_score", value, value - Z, value + Z, n, None, "Meehan 2020, arXiv 2004.05675, one cell", 0.0)
 
 
 def mifid(
@@ -338,7 +326,7 @@ def cosine_distance(x: Float[Tensor, "n f"], train: Rows) -> Float[Tensor, " n"]
 # ---- quality ----
 
 
-def frechet_distance(x: Float[Tensor, "n f"], reference: Float[Tensor, "m f"]) -> Measurement:
+def frechet_distance(x: Float[Tensor, "n f"], reference: Float[Tensor, "m f"], *, interval: bool = True) -> Measurement:
     """Squared Frechet distance of two Gaussians fitted to the sets. Lower is better; copies score well.
 
     |mean difference|^2 + tr(A) + tr(B) - 2 tr((A B)^1/2). With A = R^T R from a QR factorisation, the last
@@ -352,14 +340,11 @@ def frechet_distance(x: Float[Tensor, "n f"], reference: Float[Tensor, "m f"]) -
     """
     other = _moments(reference, "reference")
     value = _frechet(_moments(x, "generated"), other)
-    interval = (
-        jackknife(lambda part: _frechet(_moments(part, "generated"), other), x, value)
-        if len(x) >= 20 and (len(x) + x.shape[1]) * x.shape[1] ** 2 < CHEAP
-        else (None, None)
-    )
-    return Measurement(
-        "frechet_distance", value, *_clamped(interval, low=0.0), len(x), False, "Heusel 2017", None
-    )
+    low = high = None
+    if interval and len(x) >= 20 and (len(x) + x.shape[1]) * x.shape[1] ** 2 < CHEAP:
+        low, high = jackknife(lambda part: _frechet(_moments(part, "generated"), other), x, value)
+        low = max(0.0, low)
+    return Measurement("frechet_distance", value, low, high, len(x), False, "Heusel 2017", None)
 
 
 def _moments(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
@@ -382,7 +367,9 @@ def _frechet(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
     return max(0.0, float(value))
 
 
-def kid(x: Float[Tensor, "n f"], reference: Float[Tensor, "m f"], *, block: int = 1000) -> Measurement:
+def kid(
+    x: Float[Tensor, "n f"], reference: Float[Tensor, "m f"], *, block: int = 1000, interval: bool = True
+) -> Measurement:
     """Unbiased squared MMD with the kernel (x.y / f + 1)^3. Lower is better; near 0, and may be below, if
     equal.
 
@@ -399,12 +386,13 @@ def kid(x: Float[Tensor, "n f"], reference: Float[Tensor, "m f"], *, block: int 
     parts = min(parts, len(x) // 2, len(reference) // 2)
     values = [_mmd(a, b) for a, b in zip(x.tensor_split(parts), reference.tensor_split(parts))]
     value = sum(values) / parts
-    if parts > 1:
+    low = high = None
+    if interval and parts > 1:
         margin = Z * float(torch.tensor(values, dtype=torch.float64).std()) / math.sqrt(parts)
-        interval = value - margin, value + margin
-    else:
-        interval = jackknife(lambda part: _mmd(part, reference), x, value) if len(x) >= 20 else (None, None)
-    return Measurement("kid", value, *interval, len(x), False, "Binkowski 2018, arXiv 1801.01401", None)
+        low, high = value - margin, value + margin
+    elif interval and len(x) >= 20:
+        low, high = jackknife(lambda part: _mmd(part, reference), x, value)
+    return Measurement("kid", value, low, high, len(x), False, "Binkowski 2018, arXiv 1801.01401", None)
 
 
 def _mmd(x: Tensor, y: Tensor) -> float:
@@ -459,9 +447,7 @@ def quality(x: Float[Tensor, "n f"], reference: Float[Tensor, "m f"], *, k: int 
     return Quality(
         _proportion("precision", precise, "Kynkaanniemi 2019, arXiv 1904.06991"),
         _proportion("recall", recalled, "Kynkaanniemi 2019, arXiv 1904.06991"),
-        Measurement(
-            "density", mean, max(0.0, mean - margin), mean + margin, len(x), True, "Naeem 2020", None
-        ),
+        Measurement("density", mean, max(0.0, mean - margin), mean + margin, len(x), True, "Naeem 2020", None),
         _proportion("coverage", covered, "Naeem 2020, arXiv 2002.09797"),
     )
 
@@ -511,10 +497,6 @@ def jackknife(
     left = torch.tensor([statistic(x[fold != i]) for i in range(folds)], dtype=torch.float64)
     margin = 2.262 * float(left.std(correction=0)) * math.sqrt(folds - 1)
     return value - margin, value + margin
-
-
-def _clamped(interval: tuple[float | None, float | None], low: float) -> tuple[float | None, float | None]:
-    return interval if interval[0] is None else (max(low, interval[0]), interval[1])
 
 
 def subsample(x: Float[Tensor, "n f"], n: int, seed: int = 0) -> Float[Tensor, "m f"]:

@@ -74,16 +74,12 @@ def _svg(context: Any, canvas: Any, name: str) -> str:
     """The drawing without XML header, fixed size, fonts or shared ids."""
     buffer = io.StringIO()
     try:
-        canvas.savefig(
-            buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+        canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     finally:
         context.__exit__(None, None, None)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    )
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1))
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
@@ -97,9 +93,7 @@ def _svg(context: Any, canvas: Any, name: str) -> str:
 _PLACES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
-def _box(
-    x: float, y: float, right: int, up: int, width: float, height: float
-) -> tuple[float, float, float, float]:
+def _box(x: float, y: float, right: int, up: int, width: float, height: float) -> tuple[float, float, float, float]:
     """Left, bottom, right, top in points of a label that hangs to one side of (x, y)."""
     left, low = x + 10 * right + (right - 1) * width / 2, y + 8 * up + (up - 1) * height / 2
     return left, low, left + width, low + height
@@ -109,9 +103,7 @@ def _overlap(box: tuple[float, ...], others: Sequence[tuple[float, ...]]) -> flo
     """Area shared with other boxes; outside the plot counts too."""
     area = 20 * (max(0.0, -box[0]) + max(0.0, box[2] - 500) + max(0.0, -box[1]))
     for o in others:
-        area += max(0.0, min(box[2], o[2]) - max(box[0], o[0])) * max(
-            0.0, min(box[3], o[3]) - max(box[1], o[1])
-        )
+        area += max(0.0, min(box[2], o[2]) - max(box[0], o[0])) * max(0.0, min(box[3], o[3]) - max(box[1], o[1]))
     return area
 
 
@@ -186,9 +178,7 @@ def frontier(
             fontsize=8.5,
         )
     ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
-    alt = "; ".join(
-        f"{p[0]}: {xlabel.lower()} {100 * p[1]:.1f} %, {ylabel.lower()} {p[2]:.3g}" for p in points
-    )
+    alt = "; ".join(f"{p[0]}: {xlabel.lower()} {100 * p[1]:.1f} %, {ylabel.lower()} {p[2]:.3g}" for p in points)
     return Figure(_svg(context, canvas, name), f"Scatter plot. {alt}.")
 
 
@@ -326,6 +316,4 @@ def curves(
         ax.set_xscale("log")
     if log[1]:
         ax.set_yscale("log")
-    return Figure(
-        _svg(context, canvas, name), f"Line plot of {ylabel} against {xlabel} for {len(lines)} series."
-    )
+    return Figure(_svg(context, canvas, name), f"Line plot of {ylabel} against {xlabel} for {len(lines)} series.")

@@ -81,8 +81,7 @@ _COLUMNS: dict[str, tuple[str, str, Any, str | None]] = {
     ),
     "fd_train": (
         "FD to training",
-        "The same distance to the training images. A method that copies scores well here, so it is not"
-        " ranked.",
+        "The same distance to the training images. A method that copies scores well here, so it is not ranked.",
         number,
         None,
     ),
@@ -227,9 +226,7 @@ def _comparison_table(groups: list[list[Mapping[str, Any]]], color: dict[str, in
         ),
         *(Column(label, sentence) for label, sentence, _, _ in _COLUMNS.values()),
     )
-    over = (
-        "One seed." if seeds == 1 else f"Means over {seeds} seeds; below each, the lowest and highest seed."
-    )
+    over = "One seed." if seeds == 1 else f"Means over {seeds} seeds; below each, the lowest and highest seed."
     return Table(
         "Results",
         f"{over} The first row is real data that no method saw: what a perfect generator would score. A dot"
@@ -318,16 +315,11 @@ def _histograms(series: Sequence[Series], heldout: Distances | None, color: dict
         ratio.append(_ratio_histogram(s.generated.ratio, near, name=f"ratio-{i}", **shared))
     return [
         Figures("Distance to the nearest training image (d1)", f"{_D1} {_LEGEND}", tuple(d1), "small"),
-        Figures(
-            "How much one training image stands out (d1/d2)", f"{_RATIO} {_LEGEND}", tuple(ratio), "small"
-        ),
+        Figures("How much one training image stands out (d1/d2)", f"{_RATIO} {_LEGEND}", tuple(ratio), "small"),
     ]
 
 
-_D1 = (
-    "A generator that learned the data keeps the same distances as unseen real images. A heap at the left"
-    " is copies."
-)
+_D1 = "A generator that learned the data keeps the same distances as unseen real images. A heap at the left is copies."
 _RATIO = (
     "Left of the dotted line at 1/3 an image counts as a copy. The share under the line is not enough to"
     " judge by: the whole shape should follow that of unseen real images."
@@ -428,9 +420,7 @@ def _audit_lede(report: Report) -> str:
             " look alike: give a held-out set to get p-values, the null of each figure, and distances to"
             " unseen data."
         )
-    text += (
-        f"; {sizes['heldout']} real images that the model never saw went through the same test as the null. "
-    )
+    text += f"; {sizes['heldout']} real images that the model never saw went through the same test as the null. "
     parts = []
     for encoder, found in report.measurements.items():
         m = found["memorized_fraction"]
@@ -442,21 +432,15 @@ def _audit_lede(report: Report) -> str:
     return text + " ".join(parts)
 
 
-def _audit_tiles(
-    encoder: str, found: Mapping[str, Measurement], flagged: int | None, several: bool
-) -> list[Tile]:
+def _audit_tiles(encoder: str, found: Mapping[str, Measurement], flagged: int | None, several: bool) -> list[Tile]:
     m, where = found["memorized_fraction"], f" · {encoder}" if several else ""
     range95 = (
-        f"{between(m.low, m.high, percent)} at 95 %"
-        if m.value
-        else f"at most {percent(min(1, 3 / m.n))} at 95 % (3/n)"
+        f"{between(m.low, m.high, percent)} at 95 %" if m.value else f"at most {percent(min(1, 3 / m.n))} at 95 % (3/n)"
     )
     null = "" if m.null is None else f" · unseen real {percent(m.null)}"
     tiles = [Tile(percent(m.value), f"copied by d1/d2{where}", range95 + null)]
     if flagged is not None:
-        tiles.append(
-            Tile(f"{flagged} of {m.n}", f"closer than chance allows{where}", "flagged at the chosen rate")
-        )
+        tiles.append(Tile(f"{flagged} of {m.n}", f"closer than chance allows{where}", "flagged at the chosen rate"))
     if "copy_auc" in found:
         tiles.append(
             Tile(
@@ -541,9 +525,7 @@ def _audit_figures(encoder: str, distances: Mapping[str, Distances], i: int) -> 
     if far is not None:
         shown.append(figures.quantiles(generated.d1, far, name=f"a{i}-qq", xlabel="d1", series=i))
     caption = (
-        _AUDIT_DISTANCES
-        if far is not None
-        else "Distances of the generated images; nothing to hold them against."
+        _AUDIT_DISTANCES if far is not None else "Distances of the generated images; nothing to hold them against."
     )
     return [Figures(f"Distances · {encoder}", caption, tuple(shown), "pair")]
 

@@ -95,9 +95,7 @@ def html(page: Page, *, limit: int = LIMIT) -> str:
         if len(text.encode()) <= limit:
             return text
         if not any(isinstance(b, Gallery) and b.cards for b in page.blocks):
-            raise ValueError(
-                f"the page holds {len(text.encode())} bytes without pictures, the limit is {limit}"
-            )
+            raise ValueError(f"the page holds {len(text.encode())} bytes without pictures, the limit is {limit}")
         page = replace(page, blocks=tuple(_shorter(b) if isinstance(b, Gallery) else b for b in page.blocks))
 
 
