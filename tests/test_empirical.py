@@ -1,12 +1,12 @@
 import math
 
 import numpy as np
-import oracle
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import oracle
 from temperance.distance import check_rows, neighbors
 from temperance.empirical import (
     _marginal,

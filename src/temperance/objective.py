@@ -10,7 +10,7 @@ They differ in the last only, so they fit any network, process and parameterizat
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -32,12 +32,11 @@ class Target(NamedTuple):
     weight: Float[Tensor, " batch"]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """Turns clean images, named by their row in the training set, into a `Target`."""
 
-    def __call__(
-        self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator
-    ) -> Target:
+    def __call__(self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator) -> Target:
         """Draw noise levels and noise from `generator`; nothing else is random."""
         ...
 
@@ -53,9 +52,7 @@ class NoiseConditional:
 
     schedule: Schedule
 
-    def __call__(
-        self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator
-    ) -> Target:
+    def __call__(self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator) -> Target:
         """Target: the clean image; condition: sigma."""
         return _noised(mu, self.schedule, generator, told=True)
 
@@ -66,9 +63,7 @@ class NoiseUnconditional:
 
     schedule: Schedule
 
-    def __call__(
-        self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator
-    ) -> Target:
+    def __call__(self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator) -> Target:
         """Target: the clean image; condition: None."""
         return _noised(mu, self.schedule, generator, told=False)
 
@@ -90,9 +85,7 @@ class TemperatureSmoothed:
     temperature: float | None = None
     told: bool = True
 
-    def __call__(
-        self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator
-    ) -> Target:
+    def __call__(self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator) -> Target:
         """Target: the clean image above sigma_collapse, the tempered mean of its neighborhood below."""
         target = _noised(mu, self.schedule, generator, told=self.told)
         low = (target.sigma <= self.sigma_collapse).nonzero()[:, 0]
@@ -127,9 +120,7 @@ class TangentSmoothed:
     h: float
     told: bool = True
 
-    def __call__(
-        self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator
-    ) -> Target:
+    def __call__(self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator) -> Target:
         """Target: the displaced image."""
         near = self.neighbors.index[index]
         z = torch.randn(near.shape, generator=generator, device=generator.device).to(mu) * (

@@ -8,7 +8,7 @@ sample index (`Noise`), so image i depends only on (seed, i), never on the batch
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -32,13 +32,10 @@ class Noise:
     def __init__(self, seed: int, index: Sequence[int]):
         # Weyl-like mixing keeps the streams of neighboring (seed, index) pairs apart.
         self.generators = [
-            Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + i * 0xD1B54A32D192ED03 + 1) % (1 << 63))
-            for i in index
+            Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + i * 0xD1B54A32D192ED03 + 1) % (1 << 63)) for i in index
         ]
 
-    def normal(
-        self, shape: Sequence[int], device: torch.device | str = "cpu"
-    ) -> Float[Tensor, "batch *shape"]:
+    def normal(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Float[Tensor, "batch *shape"]:
         """Standard normal numbers of `shape` for every index: [len(index), *shape]."""
         return torch.stack([torch.randn(tuple(shape), generator=g) for g in self.generators]).to(device)
 
@@ -48,12 +45,11 @@ class Samples(NamedTuple):
 
     x: Float[Tensor, "batch *shape"]
     nfe: int  # denoiser evaluations per image
-    final_sigma: Float[
-        Tensor, " batch"
-    ]  # |D - x| / sqrt(d) at the last state, the noise the denoiser still sees
+    final_sigma: Float[Tensor, " batch"]  # |D - x| / sqrt(d) at the last state, the noise the denoiser still sees
     converged: Bool[Tensor, " batch"]
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """The common signature of this module's generators."""
 
@@ -171,8 +167,7 @@ def integrate(
         return denoiser(x, sigma)
 
     x = float(sigmas[0]) * noise.normal(shape)
-    for x in sampler(counted, x, sigmas, noise, **options):  # noqa: B007 - the last value is wanted
-        pass
+    *_, x = [x, *sampler(counted, x, sigmas, noise, **options)]
     denoised = counted(x, _level(float(sigmas[-1]), x))
     final = residual(x, denoised)
     converged = final <= CONVERGED * float(sigmas[-1])
@@ -191,10 +186,5 @@ def _level(sigma: float, x: Tensor) -> Tensor:
 
 
 def _check_sigmas(sigmas: Tensor) -> None:
-    if (
-        sigmas.ndim != 1
-        or len(sigmas) < 2
-        or not bool((sigmas > 0).all())
-        or not bool((sigmas.diff() < 0).all())
-    ):
+    if sigmas.ndim != 1 or len(sigmas) < 2 or not bool((sigmas > 0).all()) or not bool((sigmas.diff() < 0).all()):
         raise ValueError(f"sigmas must be at least two decreasing numbers > 0, got {sigmas.tolist()[:6]}")
