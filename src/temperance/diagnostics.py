@@ -27,16 +27,12 @@ def dominance(posterior: Posterior) -> Float[Tensor, " batch"]:
     return posterior.weights.amax(1)
 
 
-def mean_effective_sample_size(
-    points: Float[Tensor, "n d"], sigma: float, *, draws: int = 256, seed: int = 0
-) -> float:
+def mean_effective_sample_size(points: Float[Tensor, "n d"], sigma: float, *, draws: int = 256, seed: int = 0) -> float:
     """Effective sample size of the empirical posterior, averaged over x = mu + sigma eps. Cost: draws * n * d * 2."""
     generator = Generator().manual_seed(seed)
     chosen = points[torch.randint(len(points), (draws,), generator=generator)]
     x = chosen + sigma * torch.randn(chosen.shape, generator=generator).to(chosen)
-    return float(
-        effective_sample_size(noise_conditional(x, points, torch.full((draws,), float(sigma)))).mean()
-    )
+    return float(effective_sample_size(noise_conditional(x, points, torch.full((draws,), float(sigma)))).mean())
 
 
 def collapse_sigma(
@@ -84,10 +80,7 @@ def expansion_factor(
     shift = 1e-3 * (b - a)
     generator = Generator().manual_seed(0)
     x = (a + b) / 2 + sigma * torch.randn(a.shape, generator=generator).to(a)
-    x = (
-        x
-        - (b - a) * (((x - (a + b) / 2) * (b - a)).sum(1) / (b - a).square().sum(1).clamp(min=1e-12))[:, None]
-    )
+    x = x - (b - a) * (((x - (a + b) / 2) * (b - a)).sum(1) / (b - a).square().sum(1).clamp(min=1e-12))[:, None]
     level = torch.full((len(x),), float(sigma)).to(x)
 
     def step(v: Tensor) -> Tensor:
@@ -115,9 +108,7 @@ def suggest_temperature(
     while high / low > 1.01:
         middle = (low * high) ** 0.5
         posterior = noise_conditional(x, points, level, index=group, temperature=middle)
-        low, high = (
-            (low, middle) if float(effective_sample_size(posterior).mean()) > target else (middle, high)
-        )
+        low, high = (low, middle) if float(effective_sample_size(posterior).mean()) > target else (middle, high)
     return (low * high) ** 0.5 * sigma
 
 

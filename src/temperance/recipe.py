@@ -1,7 +1,7 @@
 """From images and the name of a method to a trained model: every `auto` is decided here, on training data alone."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,14 +11,22 @@ from torch import Tensor, nn
 
 from temperance.diagnostics import collapse_sigma, suggest_h, suggest_temperature
 from temperance.distance import Neighbors, neighbors
+from temperance.engine import EmpiricalDenoiser
 from temperance.features import by_name, encode
 from temperance.hub import Model, new_denoiser, new_network
-from temperance.objective import NoiseConditional, NoiseUnconditional, Objective, TangentSmoothed, TemperatureSmoothed
+from temperance.objective import (
+    NoiseConditional,
+    NoiseUnconditional,
+    Objective,
+    TangentSmoothed,
+    TemperatureSmoothed,
+)
 from temperance.schedule import Schedule, Ve, edm_for
 from temperance.train import Settings, train
 
 OBJECTIVES = ("conditional", "unconditional", "temperature", "tangent")
 PROCESSES = ("edm", "ve")
+CLOSED_FORMS = ("empirical", "temperature", "tangent")
 Auto = float | Literal["auto"]
 
 
@@ -74,7 +82,7 @@ def prepare(recipe: Recipe, points: Float[Tensor, "n c h w"], *, seed: int = 0) 
     kind = ("unet" if min(shape[1:]) >= 12 else "mlp") if recipe.network == "auto" else recipe.network
     objective, chosen = _objective(recipe, schedule, points)
     network = new_network(kind, shape, told=told, seed=seed)
-    resolved = Recipe(**(asdict(recipe) | {"network": kind} | chosen))
+    resolved = replace(recipe, network=kind, **chosen)
     return Prepared(resolved, schedule, objective, new_denoiser(network, points, told=told), chosen)
 
 
@@ -136,6 +144,20 @@ def fit(
         visit=None if visit is None else lambda step, denoiser: visit(step, as_model(denoiser)),
     )
     return as_model(average.cpu()), ready
+
+
+def closed_form(points: Float[Tensor, "n c h w"], name: str, k: int = 10) -> EmpiricalDenoiser:
+    """The denoiser that `name` converges to, with settings chosen from the points themselves."""
+    _one_of("closed form", name, CLOSED_FORMS)
+    flat = points.flatten(1)
+    if name == "empirical":
+        return EmpiricalDenoiser(points, "conditional")
+    table = neighbors(flat, k)
+    if name == "tangent":
+        return EmpiricalDenoiser(points, "tangent", neighbors=table, h=suggest_h(flat, k).h)
+    sigma = collapse_sigma(flat)
+    strength = suggest_temperature(flat, table, sigma)
+    return EmpiricalDenoiser(points, "temperature", sigma_collapse=sigma, temperature=strength)
 
 
 def names() -> tuple[str, ...]:

@@ -56,18 +56,14 @@ class Edm:
         return torch.ones_like(t), t
 
     def draw(self, n: int, generator: Generator) -> Float[Tensor, " n"]:
-        """log sigma ~ Normal(mean, std), clipped to [sigma_min, sigma_max]."""
+        """Log sigma ~ Normal(mean, std), clipped to [sigma_min, sigma_max]."""
         log_sigma = self.mean + self.std * torch.randn(n, generator=generator, device=generator.device)
         return log_sigma.exp().clamp(self.sigma_min, self.sigma_max)
 
     def grid(self, steps: int) -> Float[Tensor, " steps"]:
         """Eq. 5 of the source: levels evenly spaced in sigma^(1/rho)."""
         ends = torch.tensor([self.sigma_max, self.sigma_min], dtype=torch.float64) ** (1 / self.rho)
-        return (
-            (ends[0] + torch.linspace(0, 1, steps, dtype=torch.float64) * (ends[1] - ends[0]))
-            .pow(self.rho)
-            .float()
-        )
+        return (ends[0] + torch.linspace(0, 1, steps, dtype=torch.float64) * (ends[1] - ends[0])).pow(self.rho).float()
 
     def weight(self, sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """1 / sigma^2 + 1 / sigma_data^2: unit loss at every level for an untrained preconditioned network."""
@@ -89,7 +85,7 @@ class Ve:
         return torch.ones_like(t), t
 
     def draw(self, n: int, generator: Generator) -> Float[Tensor, " n"]:
-        """log sigma ~ Uniform(log sigma_min, log sigma_max)."""
+        """Log sigma ~ Uniform(log sigma_min, log sigma_max)."""
         u = torch.rand(n, generator=generator, device=generator.device)
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** u
 

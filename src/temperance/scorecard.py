@@ -35,9 +35,7 @@ class Yardstick:
     fd_floor: float
 
 
-def yardstick(
-    train: Float[Tensor, "n c h w"], heldout: Float[Tensor, "m c h w"], encoder: Encoder
-) -> Yardstick:
+def yardstick(train: Float[Tensor, "n c h w"], heldout: Float[Tensor, "m c h w"], encoder: Encoder) -> Yardstick:
     """Measure the two real sets once: distances of held-out to train, features, and FD(train, held-out)."""
     a, b = encode(encoder, train), encode(encoder, heldout)
     null = proximity(heldout.flatten(1), train.flatten(1))

@@ -48,7 +48,7 @@ class Settings:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(ValueError):
     """Training was stopped because the loss is no longer a number; the last checkpoint is intact."""
 
 
@@ -56,9 +56,7 @@ def batch_index(n: int, size: int, step: int, seed: int) -> Int[Tensor, " size"]
     """The rows of step `step` (from 0) when every epoch is a fresh permutation: a pure function, so resume is O(1)."""
     position = torch.arange(step * size, (step + 1) * size)
     epochs = (position // n).unique().tolist()
-    order = torch.cat(
-        [torch.randperm(n, generator=Generator().manual_seed(seed * 1_000_003 + e)) for e in epochs]
-    )
+    order = torch.cat([torch.randperm(n, generator=Generator().manual_seed(seed * 1_000_003 + e)) for e in epochs])
     return order[position - epochs[0] * n]
 
 
@@ -88,60 +86,38 @@ def train(
     trained = [p for p in denoiser.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=0.0, fused=True)
     model, optimizer = accelerator.prepare(denoiser, optimizer)
-    start = 0
-    if resume:
-        start = _restore(_newest(out), accelerator.unwrap_model(model), average, optimizer)
-    log = _open_log(out, start) if accelerator.is_main_process else None
-    bar = tqdm(
-        total=settings.steps,
-        initial=start,
-        desc="train",
-        unit="step",
-        file=sys.stderr,
-        disable=not progress,
-        leave=False,
-    )
-    began, since = time.perf_counter(), start
-    losses: list[Tensor] = []
-    for step in range(start, settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * min(1.0, (step + 1) / max(1, settings.warmup))
-        value, norm = _step(model, objective, mu, settings, step, accelerator, optimizer)
-        _follow(average, accelerator.unwrap_model(model), min(settings.ema, (1 + step) / (10 + step)))
-        losses.append(value)
-        bar.update()
-        done = step + 1
-        if done % settings.log_every == 0 or done == settings.steps:
-            mean = float(torch.stack(losses).mean())
-            losses.clear()
-            if not math.isfinite(mean):
-                raise NonFiniteLoss(
-                    f"the loss is {mean} at step {done}: lower --lr; the last checkpoint is intact"
-                )
-            bar.set_postfix(loss=f"{mean:.4f}")
-            if log is not None:
-                rate = (done - since) * settings.batch_size / (time.perf_counter() - began)
-                row = {
-                    "step": done,
-                    "loss": mean,
-                    "lr": group["lr"],
-                    "grad_norm": float(norm),
-                    "images_per_second": rate,
-                }
-                print(json.dumps(row), file=log, flush=True)
-        if done % settings.checkpoint_every == 0 or done == settings.steps:
-            if out is not None and accelerator.is_main_process:
-                _save(out, done, accelerator.unwrap_model(model), average, optimizer, settings.keep)
-            if visit is not None:
-                visit(done, average)
-    bar.close()
-    if log is not None:
-        log.close()
+    start = _restore(_newest(out), accelerator.unwrap_model(model), average, optimizer) if resume else 0
+    main = accelerator.is_main_process
+    with (
+        tqdm(
+            total=settings.steps, initial=start, desc="train", unit="step", file=sys.stderr,
+            disable=not (progress and main), leave=False, mininterval=0.5,
+        ) as bar,
+        _Log(out if main else None, start, settings) as log,
+    ):  # fmt: skip
+        for step in range(start, settings.steps):
+            value, norm = _step(model, objective, mu, settings, step, accelerator, optimizer)
+            _follow(average, accelerator.unwrap_model(model), min(settings.ema, (1 + step) / (10 + step)))
+            bar.update()
+            done = step + 1
+            log.add(done, value, norm, bar)
+            if done % settings.checkpoint_every == 0 or done == settings.steps:
+                if out is not None and main:
+                    _save(out, done, accelerator.unwrap_model(model), average, optimizer, settings.keep)
+                if visit is not None:
+                    visit(done, average)
     return average
+
+
+def learning_rate(settings: Settings, step: int) -> float:
+    """Linear warm-up, then constant."""
+    return settings.lr * min(1.0, (step + 1) / max(1, settings.warmup))
 
 
 def _step(model, objective, mu, settings, step, accelerator, optimizer) -> tuple[Tensor, Tensor]:
     """One optimizer step; returns the detached mean loss and the gradient norm before clipping."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(settings, step)
     index = batch_index(len(mu), settings.batch_size, step, settings.seed)
     index = index.tensor_split(accelerator.num_processes)[accelerator.process_index]
     noise = Generator().manual_seed((settings.seed * 1_000_003 + step) * 4099 + accelerator.process_index)
@@ -200,14 +176,44 @@ def _restore(path: Path, model: nn.Module, average: nn.Module, optimizer) -> int
     return json.loads((path / "state.json").read_text())["step"]
 
 
-def _open_log(out: Path | None, start: int):
-    """Open metrics.jsonl for appending, without the lines a killed run wrote after the checkpoint at `start`."""
-    if out is None:
-        return None
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "metrics.jsonl"
-    kept = []
-    if start and path.exists():
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= start]
-    path.write_text("".join(line + "\n" for line in kept))
-    return path.open("a")
+class _Log:
+    """metrics.jsonl: one line every `log_every` steps; lines after the checkpoint that is resumed are dropped."""
+
+    def __init__(self, out: Path | None, start: int, settings: Settings):
+        self.settings, self.since, self.began = settings, start, time.perf_counter()
+        self.losses: list[Tensor] = []
+        self.file = None
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            path = out / "metrics.jsonl"
+            old = path.read_text().splitlines() if start and path.exists() else []
+            path.write_text("".join(line + "\n" for line in old if json.loads(line)["step"] <= start))
+            self.file = path.open("a")
+
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def add(self, done: int, loss: Tensor, norm: Tensor, bar: tqdm) -> None:
+        """Take a step's loss; at the end of an interval, check, show and write the mean."""
+        self.losses.append(loss)
+        if done % self.settings.log_every and done != self.settings.steps:
+            return
+        mean = float(torch.stack(self.losses).mean())
+        self.losses.clear()
+        if not math.isfinite(mean):
+            raise NonFiniteLoss(f"the loss is {mean} at step {done}: lower --lr; the last checkpoint is intact")
+        bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+        if self.file is not None:
+            rate = (done - self.since) * self.settings.batch_size / (time.perf_counter() - self.began)
+            row = {
+                "step": done,
+                "loss": mean,
+                "lr": learning_rate(self.settings, done - 1),
+                "grad_norm": float(norm),
+                "images_per_second": rate,
+            }
+            print(json.dumps(row), file=self.file, flush=True)

