@@ -6,7 +6,7 @@ that could have become `x`. Score, noise and velocity are linear in it, so they 
 
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -21,7 +21,7 @@ class Denoiser(Protocol):
         ...
 
 
-def expand(value: Float[Tensor, " batch"], like: Float[Tensor, "batch *shape"]) -> Tensor:
+def expand(value: Shaped[Tensor, " batch"], like: Float[Tensor, "batch *shape"]) -> Tensor:
     """View one number per row so that it broadcasts over `like`: [batch] -> [batch, 1, ..., 1]."""
     return value.reshape(-1, *([1] * (like.ndim - 1)))
 

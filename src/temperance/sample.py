@@ -7,6 +7,7 @@ sample index (`Noise`), so image i depends only on (seed, i), never on the batch
 
 import math
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -151,7 +152,7 @@ def integrate(
     shape: Sequence[int],
     sigmas: Float[Tensor, " steps"],
     noise: Noise,
-    **options: float,
+    **options: float | int,
 ) -> Samples:
     """Draw noise at sigmas[0], run a sampler to its end, remove what noise is left, and say whether that was allowed.
 
@@ -167,7 +168,9 @@ def integrate(
         return denoiser(x, sigma)
 
     x = float(sigmas[0]) * noise.normal(shape)
-    *_, x = [x, *sampler(counted, x, sigmas, noise, **options)]
+    last = deque([x], maxlen=1)  # of all states, only the last is kept
+    last.extend(sampler(counted, x, sigmas, noise, **options))
+    x = last[0]
     denoised = counted(x, _level(float(sigmas[-1]), x))
     final = residual(x, denoised)
     converged = final <= CONVERGED * float(sigmas[-1])

@@ -1,0 +1,240 @@
+import math
+import warnings
+
+import pytest
+import torch
+from diffusers import EDMEulerScheduler
+
+from temperance.distance import nearest
+from temperance.empirical import denoise, noise_conditional
+from temperance.sample import Noise, NotConverged, adaptive, heun, integrate, predictor_corrector, residual
+from temperance.schedule import Edm, Ve
+
+D = 64
+MEAN = torch.linspace(-1, 1, D)
+BASIS = torch.linalg.qr(torch.randn(D, 2, generator=torch.Generator().manual_seed(0))).Q
+STD = torch.tensor([1.0, 0.4])
+SAMPLERS = {
+    "heun": (heun, {}),
+    "predictor_corrector": (predictor_corrector, {}),
+    "adaptive": (adaptive, {"step": 0.05}),
+}
+every = pytest.mark.parametrize("name", SAMPLERS)
+
+
+def sheet(x, sigma):
+    """Exact denoiser of a Gaussian that fills two of 64 dimensions."""
+    along = (x - MEAN) @ BASIS
+    return MEAN + along * (STD**2 / (STD**2 + sigma[:, None] ** 2)) @ BASIS.T
+
+
+def sheet_blind(x, sigma):
+    """The same without being told sigma: the empty dimensions show it."""
+    off = (x - MEAN) - (x - MEAN) @ BASIS @ BASIS.T
+    return sheet(x, (off.square().sum(1) / (D - 2)).sqrt())
+
+
+def draw(name, denoiser, sigmas, n=8, shape=(D,), seed=0, **options):
+    sampler, given = SAMPLERS[name]
+    return integrate(sampler, denoiser, shape, sigmas, Noise(seed, range(n)), **(given | options))
+
+
+# ---- contract ----
+
+
+@every
+def test_the_distribution_of_the_denoiser_is_recovered(name):
+    denoiser = sheet_blind if name == "adaptive" else sheet
+    got = draw(name, denoiser, Edm(0.02, 40.0).grid(60), n=1000)
+    assert got.converged.all()
+    flat = (got.x - MEAN) @ BASIS
+    error = 4 * STD / 1000**0.5
+    assert (flat.mean(0).abs() < error).all()
+    spread = flat.T.cov()
+    assert spread.diag().sqrt().tolist() == pytest.approx(STD.tolist(), rel=0.1)
+    assert abs(float(spread[0, 1])) < 0.05
+    off = (got.x - MEAN) - flat @ BASIS.T
+    assert float(off.abs().max()) < 1e-4  # the last evaluation puts samples on the sheet
+
+
+@every
+def test_every_step_is_handed_out(name):
+    sampler, options = SAMPLERS[name]
+    sigmas = Edm(0.05, 5.0).grid(9)
+    x = 5.0 * Noise(0, range(3)).normal((D,))
+    states = list(sampler(sheet_blind, x, sigmas, Noise(1, range(3)), **options))
+    assert all(state.shape == x.shape and state.dtype == x.dtype for state in states)
+    if name != "adaptive":
+        assert len(states) == 8
+    assert (residual(states[-1], sheet_blind(states[-1], sigmas)) < 2 * 0.05).all()
+
+
+@every
+def test_seed_and_index_decide_a_sample(name):
+    sigmas = Edm(0.05, 5.0).grid(9)
+    one, two, other = (draw(name, sheet_blind, sigmas, seed=s).x for s in (0, 0, 1))
+    assert torch.equal(one, two)
+    assert (one - other).flatten(1).norm(dim=1).min() > 1e-3
+
+
+def shrink(x, sigma):
+    """A denoiser whose rows do not meet: no matrix product, whose rounding could depend on the batch."""
+    level = residual(x, torch.zeros_like(x))
+    return x / (1 + level[:, None, None, None] ** 2)
+
+
+@every
+def test_samples_do_not_depend_on_the_batch_they_are_drawn_in(name):
+    sampler, options = SAMPLERS[name]
+    sigmas = Edm(0.05, 5.0).grid(9)
+
+    def part(index):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotConverged)
+            return integrate(sampler, shrink, (1, 8, 8), sigmas, Noise(3, index), **options)
+
+    whole, first, last = part(range(8)), part(range(3)), part(range(3, 8))
+    assert torch.equal(whole.x, torch.cat([first.x, last.x]))
+    assert torch.equal(whole.final_sigma, torch.cat([first.final_sigma, last.final_sigma]))
+    assert torch.equal(part([5, 2]).x, whole.x[[5, 2]])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "nfe"),
+    [
+        ("heun", {}, 2 * 9 + 1),
+        ("predictor_corrector", {}, 2 * 9 + 1),
+        ("predictor_corrector", {"correctors": 0}, 9 + 1),
+        ("predictor_corrector", {"correctors": 3}, 4 * 9 + 1),
+    ],
+)
+def test_evaluations_are_counted(name, options, nfe):
+    calls = []
+
+    def counting(x, sigma):
+        calls.append(len(x))
+        return sheet(x, sigma)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConverged)
+        got = draw(name, counting, Edm(0.05, 5.0).grid(10), n=5, **options)
+    assert got.nfe == len(calls) == nfe
+    assert set(calls) == {5}
+
+
+def test_adaptive_takes_the_evaluations_it_needs_up_to_its_limit():
+    sigmas = Edm(0.05, 5.0).grid(10)
+    got = draw("adaptive", sheet_blind, sigmas, step=0.1)
+    assert math.log(100) / -math.log(0.9) - 8 < got.nfe < math.log(100) / -math.log(0.9) + 8
+    assert (got.final_sigma <= 0.05).all()
+    with pytest.warns(NotConverged):
+        assert draw("adaptive", sheet_blind, sigmas, step=0.1, limit=7).nfe == 8
+
+
+def test_adaptive_leaves_rows_alone_that_are_done():
+    x = torch.cat([4.0 * Noise(0, range(1)).normal((D,)), MEAN[None] + 1e-3])
+    states = list(adaptive(sheet_blind, x, Edm(0.05, 5.0).grid(3)))
+    assert all(torch.equal(state[1], x[1]) for state in states)
+    assert not torch.equal(states[0][0], x[0])
+
+
+@every
+def test_the_empirical_denoiser_returns_training_points(name):
+    points = torch.randn(20, D, generator=torch.Generator().manual_seed(1))
+
+    def empirical(x, sigma):
+        return denoise(noise_conditional(x, points, sigma), points)
+
+    got = draw(name, empirical, Edm(0.02, 10.0).grid(40), n=30)
+    found = nearest(got.x, points, 1)
+    assert float(found.distance.max()) < 1e-3
+    assert len(found.index.unique()) > 10
+    assert got.converged.all()
+
+
+@every
+def test_a_sampler_that_stops_early_is_told_on(name):
+    def lazy(denoiser, x, sigmas, noise):
+        yield x / 2
+
+    sigmas = Edm(0.05, 5.0).grid(10)
+    with pytest.warns(NotConverged, match=r"8 of 8 samples.*ends at 0\.05"):
+        got = integrate(lazy, sheet, (D,), sigmas, Noise(0, range(8)))
+    assert not got.converged.any() and (got.final_sigma > 1).all()
+
+
+@every
+@pytest.mark.parametrize("sigmas", [[1.0], [0.1, 1.0], [1.0, 1.0], [1.0, 0.0], [1.0, math.nan], [[2.0, 1.0]]])
+def test_unusable_levels_are_refused(name, sigmas):
+    sampler, options = SAMPLERS[name]
+    with pytest.raises((ValueError, TypeError), match="sigmas"):
+        next(sampler(sheet, torch.zeros(2, D), torch.tensor(sigmas), Noise(0, range(2)), **options))
+
+
+# ---- noise ----
+
+
+def test_noise_is_standard_normal_and_different_everywhere():
+    x = torch.cat([Noise(seed, range(100)).normal((1, 8, 8)) for seed in range(4)])
+    assert x.shape == (400, 1, 8, 8)
+    assert float(x.mean()) == pytest.approx(0, abs=0.02)
+    assert float(x.std()) == pytest.approx(1, abs=0.02)
+    correlation = x.flatten(1) @ x.flatten(1).T / 64
+    assert float(correlation.fill_diagonal_(0).abs().max()) < 0.8
+
+
+def test_noise_moves_on():
+    noise = Noise(0, [0, 1])
+    assert not torch.equal(noise.normal((4,)), noise.normal((4,)))
+
+
+# ---- accuracy ----
+
+
+def slope(solve, exact, steps):
+    errors = [float((solve(n) - exact).abs().max()) for n in steps]
+    return math.log(errors[0] / errors[-1]) / math.log((steps[-1] - 1) / (steps[0] - 1)), errors
+
+
+def test_heun_is_of_second_order_on_a_gaussian():
+    """dx/dsigma = x sigma / (s^2 + sigma^2) is solved by x ~ sqrt(s^2 + sigma^2)."""
+    s = 0.7
+    x = torch.linspace(-9, 9, 5, dtype=torch.float64)[:, None]
+    exact = x * math.sqrt((s**2 + 0.02**2) / (s**2 + 10**2))
+
+    def solve(steps):
+        sigmas = Edm(0.02, 10.0, rho=7.0).grid(steps).double()
+        *_, end = heun(lambda v, sigma: v * s**2 / (s**2 + sigma[:, None] ** 2), x, sigmas)
+        return end
+
+    order, errors = slope(solve, exact, [41, 81, 161])
+    assert order == pytest.approx(2, abs=0.15)
+    assert errors[-1] < 1e-3
+
+
+def test_heun_is_of_second_order_on_two_points():
+    """D = tanh(x / sigma^2) for points at -1 and 1, against a very fine solution."""
+    x = torch.tensor([[-6.0], [0.3], [2.0], [7.0]], dtype=torch.float64)
+
+    def solve(steps):
+        sigmas = torch.linspace(5.0, 0.5, steps, dtype=torch.float64)
+        *_, end = heun(lambda v, sigma: torch.tanh(v / sigma[:, None] ** 2), x, sigmas)
+        return end
+
+    order, _ = slope(solve, solve(8001), [101, 201, 401])
+    assert order == pytest.approx(2, abs=0.15)
+
+
+@pytest.mark.parametrize("steps", [5, 18, 40])
+def test_edm_grid_agrees_with_diffusers(steps):
+    scheduler = EDMEulerScheduler(sigma_min=0.002, sigma_max=80.0, rho=7.0)
+    scheduler.set_timesteps(steps)
+    torch.testing.assert_close(Edm().grid(steps), scheduler.sigmas[:-1], rtol=1e-4, atol=1e-6)
+
+
+def test_plain_ancestral_steps_end_on_a_single_point():
+    """For one training point the predictor is exact, whatever the steps."""
+    point = torch.ones(D)
+    got = draw("predictor_corrector", lambda x, sigma: point.expand_as(x), Ve(0.1, 50.0).grid(3), n=500, correctors=0)
+    assert torch.equal(got.x, point.expand(500, -1))
+    assert float(got.final_sigma.square().mean().sqrt()) == pytest.approx(0.1, rel=0.03)
