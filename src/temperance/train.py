@@ -198,14 +198,20 @@ class _Log:
             self.file.close()
 
     def add(self, done: int, loss: Tensor, norm: Tensor, bar: tqdm) -> None:
-        """Take a step's loss; at the end of an interval, check, show and write the mean."""
+        """Take a step's loss; check before a checkpoint, and show and write each interval's mean."""
         self.losses.append(loss)
-        if done % self.settings.log_every and done != self.settings.steps:
+        last, settings = done == self.settings.steps, self.settings
+        if done % settings.log_every and done % settings.checkpoint_every and not last:
             return
         mean = float(torch.stack(self.losses).mean())
+        if not math.isfinite(mean + float(norm)):  # a gradient that is no number has spoilt the weights already
+            raise NonFiniteLoss(
+                f"the loss is {mean}, its gradient {float(norm)} at step {done}: lower --lr; "
+                "the last checkpoint is intact"
+            )
+        if done % settings.log_every and not last:
+            return
         self.losses.clear()
-        if not math.isfinite(mean):
-            raise NonFiniteLoss(f"the loss is {mean} at step {done}: lower --lr; the last checkpoint is intact")
         bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
         if self.file is not None:
             rate = (done - self.since) * self.settings.batch_size / (time.perf_counter() - self.began)
