@@ -12,9 +12,7 @@ from temperance.features import Pixels
 from temperance.report import audit_page, html
 
 DIGITS = (
-    (load_digits().images / 16 * 255)
-    .round()
-    .astype(np.uint8)[..., None][np.random.default_rng(0).permutation(1797)]
+    (load_digits().images / 16 * 255).round().astype(np.uint8)[..., None][np.random.default_rng(0).permutation(1797)]
 )
 TRAIN, HELDOUT, REST = DIGITS[:100], DIGITS[100:900], DIGITS[900:]
 
@@ -159,10 +157,7 @@ def test_names_of_files_are_reported():
 
 def test_tensors_and_arrays_mean_the_same():
     tensor = Images(planted()).tensor()
-    assert (
-        as_json(audit(TRAIN, tensor, HELDOUT))["copies"]
-        == as_json(audit(TRAIN, planted(), HELDOUT))["copies"]
-    )
+    assert as_json(audit(TRAIN, tensor, HELDOUT))["copies"] == as_json(audit(TRAIN, planted(), HELDOUT))["copies"]
 
 
 def test_other_encoders_stand_side_by_side():

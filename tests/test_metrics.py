@@ -89,9 +89,7 @@ def test_adding_copies_never_lowers_memorization(seed, copies):
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    st.lists(st.integers(0, 9), min_size=2, max_size=30), st.lists(st.integers(0, 9), min_size=2, max_size=30)
-)
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=30), st.lists(st.integers(0, 9), min_size=2, max_size=30))
 def test_copy_auc_agrees_with_sklearn_at_ties(a, b):
     value = tm.copy_auc(torch.tensor(a).float(), torch.tensor(b).float())
     expected = roc_auc_score([1] * len(a) + [0] * len(b), [-v for v in a + b])
@@ -136,18 +134,14 @@ def test_false_discoveries_stay_below_the_rate():
     assert np.mean(shares) <= 0.1
 
 
-@pytest.mark.parametrize(
-    ("n", "m", "fdr", "least"), [(100, 999, 0.05, 2), (1000, 1000, 0.05, 20), (10, 19, 0.5, 1)]
-)
+@pytest.mark.parametrize(("n", "m", "fdr", "least"), [(100, 999, 0.05, 2), (1000, 1000, 0.05, 20), (10, 19, 0.5, 1)])
 def test_fewest_flags_is_the_least_that_is_flagged(n, m, fdr, least):
     assert tm.fewest_flags(n, m, fdr) == least
     heldout = torch.ones(m)
     for count in (least - 1, least):
         distance = torch.full((n,), 2.0)
         distance[:count] = 0
-        assert int(tm.benjamini_hochberg(tm.p_values(distance, heldout), fdr).sum()) == (
-            count if count == least else 0
-        )
+        assert int(tm.benjamini_hochberg(tm.p_values(distance, heldout), fdr).sum()) == (count if count == least else 0)
 
 
 def test_authpct_of_copies_and_strangers():
@@ -196,9 +190,7 @@ def test_frechet_distance_agrees_with_scipy(n, f):
         root = np.sqrt(np.clip(np.linalg.eigvals(cov[0] @ cov[1]).real, 0, None)).sum()
     gap = np.sum((a.double().mean(0) - b.double().mean(0)).numpy() ** 2)
     m = tm.frechet_distance(a, b)
-    assert m.value == pytest.approx(
-        gap + np.trace(cov[0]) + np.trace(cov[1]) - 2 * root, rel=1e-4 if f > n else 1e-8
-    )
+    assert m.value == pytest.approx(gap + np.trace(cov[0]) + np.trace(cov[1]) - 2 * root, rel=1e-4 if f > n else 1e-8)
     assert m.low is not None and m.high is not None
     assert m.low <= m.value <= m.high
 
@@ -219,9 +211,7 @@ def test_kid_agrees_with_loops_and_is_unbiased():
     def k(a, b):
         return (float(a.double() @ b.double()) / 4 + 1) ** 3
 
-    within = [
-        np.mean([k(v[i], v[j]) for i in range(len(v)) for j in range(len(v)) if i != j]) for v in (x, y)
-    ]
+    within = [np.mean([k(v[i], v[j]) for i in range(len(v)) for j in range(len(v)) if i != j]) for v in (x, y)]
     across = np.mean([k(a, b) for a in x for b in y])
     assert tm.kid(x, y).value == pytest.approx(sum(within) - 2 * across)
     a, b = sets(2000, 2000, 4)

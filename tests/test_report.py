@@ -18,9 +18,7 @@ def pair(i=0, size=8, channels=1, **more):
     g = np.random.default_rng(i)
     images = g.integers(0, 256, (4, size, size, channels), dtype=np.uint8)
     near = tuple(tr.Neighbor(f"class/{j}.png", float(j), images[j]) for j in range(1, 4))
-    return tr.Pair(
-        f"gen{i}.png", images[0], near, **({"distance": 1.0, "ratio": 0.5, "p_value": 0.01} | more)
-    )
+    return tr.Pair(f"gen{i}.png", images[0], near, **({"distance": 1.0, "ratio": 0.5, "p_value": 0.01} | more))
 
 
 def row(method="conditional", seed=0, **more):
@@ -123,9 +121,7 @@ def test_references_inside_drawings_stay_in_their_drawing():
 
 def test_text_from_outside_is_escaped():
     evil = '<img src=x onerror="alert(1)">'
-    shown = page(
-        series=[tr.Series(evil, tr.Distances(np.ones(3), np.ones(3)), (replace(pair(), generated=evil),))]
-    )
+    shown = page(series=[tr.Series(evil, tr.Distances(np.ones(3), np.ones(3)), (replace(pair(), generated=evil),))])
     text = tr.html(replace(shown, lede=evil))
     assert evil not in text
     assert "A &lt;b&gt;title" in text

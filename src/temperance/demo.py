@@ -46,8 +46,8 @@ class Plan:
     data: str = "digits"
     n_train: int = 100
     n_heldout: int = 700
-    n_samples: int = 700
-    steps: int = 4000
+    n_samples: int = 500
+    steps: int = 6000
     grid: int = 20
     seeds: tuple[int, ...] = (0, 1)
     size: int | None = None

@@ -107,7 +107,7 @@ def edm_for(points: Float[Tensor, "n d"]) -> Edm:
 
     sigma_data: root mean square; mean: log sigma_data - 0.5 (the source's ratio, e^-1.2 : 0.5); sigma_max: five times
     the std along the widest direction, below which noise would not hide the data (80 : 16 for CIFAR-10); sigma_min:
-    0.05, a few gray levels, since the last evaluation removes what is left. Cost: a rank-1 power iteration.
+    0.1, since the last evaluation removes what is left. Cost: a rank-1 power iteration.
     """
     rms = float(points.square().mean().sqrt())
     centered = points - points.mean(0)
@@ -116,7 +116,7 @@ def edm_for(points: Float[Tensor, "n d"]) -> Edm:
         direction = centered.T @ (centered @ direction)
         direction = direction / direction.norm().clamp(min=1e-30)
     widest = float((centered @ direction).square().mean().sqrt())
-    return Edm(sigma_min=0.05, sigma_max=max(1.0, 5 * widest), mean=math.log(rms) - 0.5, sigma_data=rms)
+    return Edm(sigma_min=0.1, sigma_max=max(1.0, 5 * widest), mean=math.log(rms) - 0.5, sigma_data=rms)
 
 
 def _check_range(sigma_min: float, sigma_max: float) -> None:

@@ -1,7 +1,6 @@
 """Pages composed from blocks: methods compared on one data set, and the audit of one generated set."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -183,13 +182,20 @@ _COMPARISON_LIMITS = (
 
 
 def _groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Rows that differ in their seed only, under the method's name and whatever else tells them apart."""
-    keys = [key for key in ("sampler", "nfe", "n_train", "steps") if len({r.get(key) for r in rows}) > 1]
+    """Rows of one method under its name, and what else tells its variants apart: sampler, training images, steps.
+
+    Steps count only where one seed has several: an early stop may come at another step with every seed. Evaluations
+    never do: an adaptive sampler needs another number for every seed.
+    """
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        extra = [f"{key} {row.get(key)}" if key != "sampler" else str(row.get(key)) for key in keys]
+        same = [r for r in rows if r["method"] == row["method"]]
+        peers = [r for r in same if r["seed"] == row["seed"] and r["n_train"] == row["n_train"]]
+        keys = [key for key in ("sampler", "n_train") if len({r.get(key) for r in same}) > 1]
+        keys += ["steps"] if len({r.get("steps") for r in peers}) > 1 else []
+        extra = [f"{key} {row.get(key)}".replace("n_train", "n").removeprefix("sampler ") for key in keys]
         label = str(row["method"]) + (f" ({', '.join(extra)})" if extra else "")
-        found.setdefault(label.replace("n_train", "n"), []).append(row)
+        found.setdefault(label, []).append(row)
     return found
 
 
@@ -539,5 +545,11 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for key, item in value.items():
         name = f"{prefix} · {key}" if prefix else str(key)
-        found += _flat(item, name) if isinstance(item, Mapping) else [(re.sub("_", " ", name), str(item))]
+        found += _flat(item, name) if isinstance(item, Mapping) else [(name.replace("_", " "), _plain(item))]
     return found
+
+
+def _plain(item: Any) -> str:
+    if isinstance(item, (list, tuple)):
+        return ", ".join(map(str, item)) or "none"
+    return str(item)

@@ -1,0 +1,220 @@
+"""The command line as a user runs it: in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+TINY = ["--steps", "12", "--set", "checkpoint_every=6", "--set", "log_every=4", "--batch-size", "16"]
+
+
+def run(*arguments: object, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [Path(sys.executable).parent / "temperance", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == code, done.stderr[-2000:]
+    return done
+
+
+def refused(*arguments: object) -> str:
+    """The one line that bad input ends in."""
+    done = run(*arguments, code=2)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert not done.stdout
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run("train", "digits[:40]", "--out", out, *TINY, "--quiet")
+    return out
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(14):
+        pixels = np.random.default_rng(i).integers(0, 255, (12, 12), np.uint8)
+        Image.fromarray(pixels).save(images / f"img{i}.png")
+    return images
+
+
+def test_train_writes_what_the_interface_says(trained: Path) -> None:
+    assert {"config.yaml", "env.json", "metrics.jsonl", "model", "checkpoint-12", "checkpoint-6"} <= {
+        p.name for p in trained.iterdir()
+    }
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["objective"] == "tangent" and config["steps"] == 12
+    assert [json.loads(line)["step"] for line in (trained / "metrics.jsonl").read_text().splitlines()] == [4, 8, 12]
+
+
+def test_resume_continues_where_it_stopped(tmp_path: Path, trained: Path) -> None:
+    """12 steps, then 18 by --resume, equal 18 in one go."""
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    arguments = [
+        "digits[:40]",
+        "--set",
+        "checkpoint_every=6",
+        "--batch-size",
+        16,
+        "--quiet",
+        "--objective",
+        "conditional",
+    ]
+    run("train", *arguments, "--out", once, "--steps", 18)
+    run("train", *arguments, "--out", twice, "--steps", 12)
+    run("train", *arguments, "--out", twice, "--resume", "--set", "steps=18")
+    name = "model/mlp/model.safetensors"
+    assert (once / name).read_bytes() == (twice / name).read_bytes()
+
+
+def test_sample_depends_on_seed_and_index_only(tmp_path: Path, trained: Path) -> None:
+    a = json.loads(run("sample", trained, "--out", tmp_path / "a", "-n", 5, "--batch-size", 2, "--json").stdout)
+    run("sample", trained, "--out", tmp_path / "b", "-n", 5, "--quiet")
+    one, two = (np.load(tmp_path / x / "samples.npz")["arr_0"].astype(int) for x in "ab")
+    assert one.shape == (5, 8, 8, 1) and np.abs(one - two).max() <= 1
+    assert a["n"] == 5 and a["nfe"] == 39 and len(list((tmp_path / "a" / "images").iterdir())) == 5
+
+
+@pytest.mark.parametrize("name", ["empirical", "temperature", "tangent"])
+def test_closed_form_needs_no_training(tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
+    run("sample", "digits[:40]", "--out", out, "-n", 6, "--closed-form", name, "--quiet")
+    found = np.load(out / "samples.npz")["arr_0"].astype(float)
+    from temperance.data import load
+
+    distance = np.abs(found[:, None] - load("digits[:40]").pixels.astype(float)[None]).max((2, 3, 4)).min(1)
+    assert (distance <= 3).all() if name == "empirical" else found.shape == (6, 8, 8, 1)
+    if name == "tangent":
+        assert (distance > 16).mean() > 0.5
+
+
+def test_guard_withholds_what_it_cannot_redraw(tmp_path: Path) -> None:
+    """The empirical denoiser can only copy: everything is refused, in bounded time, and it says so."""
+    out = tmp_path / "out"
+    done = run(
+        "sample",
+        "digits[:20]",
+        "--out",
+        out,
+        "-n",
+        3,
+        "--closed-form",
+        "empirical",
+        "--guard",
+        "digits[:20]",
+        "--quiet",
+    )
+    assert json.loads((out / "sample.json").read_text())["guard"]["withheld"] == 3
+    assert "were not written" in done.stderr
+
+
+def test_audit_tells_copies_from_new_images(tmp_path: Path) -> None:
+    arguments = ["--heldout", "digits[100:300]", "--json"]
+    copied = json.loads(run("audit", "digits[:100]", "digits[:50]", "--out", tmp_path / "a", *arguments).stdout)
+    fresh = json.loads(run("audit", "digits[:100]", "digits[300:500]", "--out", tmp_path / "b", *arguments).stdout)
+    assert copied["encoders"]["pixels"]["memorized_fraction"] == 1.0
+    assert copied["encoders"]["pixels"]["copy_auc"] == 1.0
+    assert fresh["encoders"]["pixels"]["memorized_fraction"] == 0.0
+    assert {c["train"] for c in copied["copies"]} == set(range(50))
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "<html" in page and "http://" not in page.replace("http://www.w3.org", "") and len(page) < 5_000_000
+
+
+def test_the_gate_exits_1(tmp_path: Path) -> None:
+    done = run("audit", "digits[:50]", "digits[:20]", "--out", tmp_path, "--fail-above", 0.1, "--quiet", code=1)
+    assert "above --fail-above" in done.stderr
+
+
+def test_analyze_suggests_settings(tmp_path: Path) -> None:
+    found = json.loads(run("analyze", "digits[:60]", "--out", tmp_path, "--json").stdout)
+    assert 0.3 < found["sigma_collapse"] < 1.5 and 0.2 <= found["suggested"]["h"] <= 1.2 and found["duplicates"] == 0
+    assert (tmp_path / "report.html").exists() and json.loads((tmp_path / "analysis.json").read_text()) == found
+
+
+def test_doctor_answers() -> None:
+    assert json.loads(run("doctor", "--json").stdout)["ok"]
+
+
+def test_demo_in_short(tmp_path: Path) -> None:
+    done = run("demo", "--out", tmp_path, "--steps", 25, "--samples", 40, "--seeds", 1, "--quiet", "--json")
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert json.loads(done.stdout)["rows"] == rows
+    methods = [r["method"] for r in rows]
+    assert set(methods) >= {
+        "conditional", "unconditional", "temperature", "tangent",
+        "closed-form-empirical", "closed-form-temperature", "closed-form-tangent",
+    }  # fmt: skip
+    empirical = rows[methods.index("closed-form-empirical")]
+    assert empirical["memorized_fraction"] == 1.0 and empirical["heldout_memorized_fraction"] == 0.0
+    assert (tmp_path / "report.html").stat().st_size < 5_000_000
+
+
+def test_own_folder_end_to_end(tmp_path: Path, folder: Path) -> None:
+    out = tmp_path / "run"
+    run("train", folder, "--out", out, "--k", 4, *TINY, "--quiet", "--network", "mlp")
+    run("sample", out, "--out", tmp_path / "s", "-n", 8, "--quiet")
+    run("audit", folder, tmp_path / "s" / "images", "--out", tmp_path / "a", "--quiet")
+    assert json.loads((tmp_path / "a" / "report.json").read_text())["encoders"]["pixels"]["copy_auc"] is None
+
+
+def test_bad_input_is_one_line(tmp_path: Path, folder: Path) -> None:
+    out = tmp_path / "out"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "empty" in refused("train", empty, "--out", out)
+    assert "digits" in refused("train", "digitz", "--out", out)
+    assert "1 images" in refused("train", "digits[:1]", "--out", out)
+    assert "expected at least 11" in refused("train", "digits[:8]", "--out", out)
+    np.save(tmp_path / "nan.npy", np.full((20, 8, 8, 1), np.nan, np.float32))
+    assert "finite" in refused("train", tmp_path / "nan.npy", "--out", out)
+    np.save(tmp_path / "range.npy", np.full((20, 8, 8, 1), 7.0, np.float32))
+    assert "7" in refused("train", tmp_path / "range.npy", "--out", out)
+    np.save(tmp_path / "kind.npy", np.full((20, 8, 8, 1), 7, np.int64))
+    assert "int64" in refused("train", tmp_path / "kind.npy", "--out", out)
+    assert not (out / "model").exists() and not (out / "config.yaml").exists()
+    (folder / "img3.png").write_bytes(b"not an image")
+    assert "img3.png" in refused("train", folder, "--out", out)
+    Image.new("L", (9, 9)).save(folder / "img3.png")
+    assert "--size" in refused("train", folder, "--out", out)
+    file = tmp_path / "file"
+    file.touch()
+    assert "is a file" in refused("train", "digits[:40]", "--out", file)
+
+
+def test_bad_usage_is_one_line(tmp_path: Path, trained: Path) -> None:
+    out = tmp_path / "out"
+    assert "--obejctive" in refused("train", "digits[:40]", "--out", out, "--obejctive", "tangent")
+    assert "did you mean objective" in refused("train", "digits[:40]", "--out", out, "--set", "objectiv=tangent")
+    assert "tangent" in refused("train", "digits[:40]", "--out", out, "--objective", "tangentt")
+    assert "already holds" in refused("train", "digits[:40]", "--out", trained)
+    assert "not those" in refused("train", "digits[:50]", "--out", trained, "--resume")
+    assert "nothing to resume" in refused("train", "digits[:40]", "--out", tmp_path / "none", "--resume")
+    assert "no such" in refused("nosuchverb").lower()
+    assert "holds no model" in refused("sample", tmp_path, "--out", out)
+    assert "not a folder" in refused("sample", tmp_path / "missing", "--out", out)
+    assert "unknown encoder" in refused("audit", "digits[:50]", "digits[:20]", "--out", out, "--encoder", "pixelz")
+    assert "digits" in refused("audit", "digits[:50]", "mnist5k[:20]", "--out", out)
+
+
+def test_help_is_quick_and_import_is_light() -> None:
+    heavy = ["diffusers", "accelerate", "transformers", "matplotlib", "jinja2", "torch"]
+    code = f"import sys, temperance, temperance.cli; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert "audit" in run("--help").stdout
