@@ -30,7 +30,8 @@ demo: setup
 	$(BIN)/temperance demo --out demo-out
 
 bench: setup
-	for name in denoise schedule knn target accuracy; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for file in $(filter-out benchmarks/common.py benchmarks/__init__.py,$(wildcard benchmarks/*.py)); do \
+		$(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 docs: setup
 	$(BIN)/mkdocs build --strict

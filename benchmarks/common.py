@@ -53,11 +53,13 @@ def roof(batch: int = 64, n: int = 50_000, d: int = 784) -> dict[str, float]:
     """What this machine reaches right now: GFLOP/s of the float32 and integer products, GB/s of reading."""
     x, p = torch.randn(batch, d), torch.randn(n, d)
     x8, p8 = x.mul(20).to(torch.int8), p.mul(20).clamp(-127, 127).to(torch.int8)
-    t = medians({
-        "gemm": lambda: x @ p.T,
-        "int8": lambda: torch._int_mm(x8, p8.T),
-        "read": lambda: torch.mv(p, x[0]),
-    })
+    t = medians(
+        {
+            "gemm": lambda: x @ p.T,
+            "int8": lambda: torch._int_mm(x8, p8.T),
+            "read": lambda: torch.mv(p, x[0]),
+        }
+    )
     work = 2e-9 * batch * n * d
     return {"gemm_gflops": work / t["gemm"], "int8_gops": work / t["int8"], "read_gb_s": 4e-9 * n * d / t["read"]}
 

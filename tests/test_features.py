@@ -63,9 +63,7 @@ def test_pixels_are_the_images(digits):
 
 def test_classifier_learns_and_generalizes(digits, trained):
     x, y = digits
-    assert (
-        isinstance(trained, Encoder) and trained.train_accuracy > 0.98 and trained.classes == tuple(range(10))
-    )
+    assert isinstance(trained, Encoder) and trained.train_accuracy > 0.98 and trained.classes == tuple(range(10))
     guess = trained.logits(x).argmax(1)
     assert trained.train_accuracy == pytest.approx(float((guess[:500] == y[:500]).float().mean()))
     assert float((guess[500:] == y[500:]).float().mean()) > 0.85
@@ -157,10 +155,7 @@ def test_cache_is_used_and_keyed_by_encoder_and_content(digits, tmp_path):
     assert encoder.seen == 20 and torch.equal(first, again)
     changed = x.clone()
     changed[7, 0, 3, 3] += 0.01
-    assert (
-        torch.equal(encode(encoder, changed, cache=tmp_path / "cache"), changed.flatten(1))
-        and encoder.seen == 40
-    )
+    assert torch.equal(encode(encoder, changed, cache=tmp_path / "cache"), changed.flatten(1)) and encoder.seen == 40
     encode(encoder, x.reshape(20, 1, 4, 16), cache=tmp_path / "cache")
     assert encoder.seen == 60
     encode(Pixels(), x, cache=tmp_path / "cache")
@@ -232,9 +227,7 @@ def test_efficientnet_agrees_with_its_package(digits, capsys):
     network = package.EfficientNet.from_pretrained(
         "efficientnet-lite0", weights_path=weights.get_model_file_path()
     ).eval()
-    rgb = torch.nn.functional.interpolate(
-        (x.repeat(1, 3, 1, 1) + 1) * 127.5, (64, 64), mode="bilinear", antialias=True
-    )
+    rgb = torch.nn.functional.interpolate((x.repeat(1, 3, 1, 1) + 1) * 127.5, (64, 64), mode="bilinear", antialias=True)
     with torch.no_grad():
         expected = network.extract_features((rgb - 127) / 128).mean((2, 3))
     assert got.shape == (6, 1280)
