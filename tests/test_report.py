@@ -147,7 +147,7 @@ def test_every_column_is_explained():
 def test_rows_that_differ_in_more_than_the_seed_stay_apart():
     shown = tr.comparison([row(), row(sampler="pc"), row(steps=5, n_train=300)], title="t", provenance={})
     assert len(shown.blocks[0].rows) == 4
-    assert [t.label for t in shown.tiles][2] == "conditional (pc, n 100, steps None)"
+    assert [t.label for t in shown.tiles][2] == "conditional (pc, n 100)"
 
 
 def test_missing_figures_are_dashes():
@@ -221,3 +221,8 @@ def test_importing_stays_light():
     code = "import sys, temperance.report; print(sorted({'matplotlib', 'jinja2', 'PIL'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_early_stops_that_differ_by_seed_are_one_method():
+    rows = [row(steps=800), row(seed=1, steps=900, nfe=70)]
+    assert len(tr.comparison(rows, title="t", provenance={}).blocks[0].rows) == 2

@@ -362,15 +362,18 @@ def _auto(name: str, text: str) -> float | str:
 
 def main() -> None:
     """Run the command line; bad usage is one line, too."""
-    import click
-
     try:
-        app(standalone_mode=False)
-    except click.UsageError as error:
-        hint = f"; see `temperance {error.ctx.info_name} --help`" if error.ctx and error.ctx.parent else ""
-        print(f"temperance: {error.format_message()}{hint}", file=sys.stderr)
+        code = app(standalone_mode=False)
+    except Exception as error:
+        # Told by what they can do: typer may use click or a copy of its own.
+        tell = getattr(error, "format_message", None)
+        if tell is None:
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(tell())
+            raise SystemExit(2) from None
+        context = getattr(error, "ctx", None)
+        hint = f"; see `temperance {context.info_name} --help`" if context is not None and context.parent else ""
+        print(f"temperance: {' '.join(tell().split())}{hint}", file=sys.stderr)
         raise SystemExit(2) from None
-    except click.exceptions.Exit as error:
-        raise SystemExit(error.exit_code) from None
-    except click.Abort:
-        raise SystemExit(130) from None
+    raise SystemExit(code if isinstance(code, int) else 0)

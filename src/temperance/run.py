@@ -88,6 +88,8 @@ def train_run(
     if resume and config is None and saved.exists():
         given, config = {}, saved
     recipe, settings = settings_from(given, config, assignments)
+    if resume and not (out / "env.json").exists():
+        raise ValueError(f"nothing to resume: {out} holds no run; start without --resume")
     if resume and json.loads((out / "env.json").read_text())["train_sha256"] != images.fingerprint:
         raise ValueError(f"--resume: the images are not those that {out} was trained on")
     merged = {**vars(recipe), **vars(settings)}
