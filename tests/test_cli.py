@@ -209,7 +209,7 @@ def test_bad_usage_is_one_line(tmp_path: Path, trained: Path) -> None:
     assert "holds no model" in refused("sample", tmp_path, "--out", out)
     assert "not a folder" in refused("sample", tmp_path / "missing", "--out", out)
     assert "unknown encoder" in refused("audit", "digits[:50]", "digits[:20]", "--out", out, "--encoder", "pixelz")
-    assert "digits" in refused("audit", "digits[:50]", "mnist5k[:20]", "--out", out)
+    assert "8x8" in refused("audit", "digits[:50]", "mnist5k[:20]", "--out", out)
 
 
 def test_help_is_quick_and_import_is_light() -> None:
