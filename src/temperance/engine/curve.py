@@ -65,7 +65,7 @@ class Curve:
 
     def _cell(self, r2: Tensor) -> tuple[Tensor, Tensor]:
         place = (r2.clamp(min=math.exp(self.low)).log() - self.low) / self.step
-        cell = place.long().clamp_(max=len(self.knots) - 2)
+        cell = place.clamp(max=len(self.knots) - 2).long()
         return cell, place - cell
 
     def _at(self, table: Float[Tensor, "knots 2"], r2: Tensor) -> Tensor:

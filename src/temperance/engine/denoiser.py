@@ -80,15 +80,13 @@ class EmpiricalDenoiser:
         self.tangent = tangent(flat, neighbors, h) if neighbors is not None and h is not None else None
         self.stats: Stats | None = None  # of the last call
 
-    def __call__(
-        self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch *shape"]:
+    def __call__(self, x: Float[Tensor, "batch *shape"], sigma: Tensor | None) -> Float[Tensor, "batch *shape"]:
         """E[mu | x] in the type of x; `stats` then describes this call."""
         denoised, self.stats = self.evaluate(x, sigma)
         return denoised
 
     def evaluate(
-        self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | None
+        self, x: Float[Tensor, "batch *shape"], sigma: Tensor | None
     ) -> tuple[Float[Tensor, "batch *shape"], Stats]:
         """The denoised batch and what is known about it, without touching `stats`.
 
@@ -100,7 +98,7 @@ class EmpiricalDenoiser:
         flat = self._flat(x)
         if self.tangent is not None:
             return self._tangent(x, self._level(sigma, len(x)))
-        law = self._law(sigma, len(x))
+        law = self.law(sigma, len(x))
         results = [self._run(flat[i : i + ROWS], law.take(_span(flat, i))) for i in range(0, len(x), ROWS)]
         mean = torch.cat([x.new_empty(0, self.table.d), *(mean for mean, _ in results)])
         return mean.to(x.dtype).reshape(x.shape), join([stats for _, stats in results])
@@ -120,7 +118,7 @@ class EmpiricalDenoiser:
         stats = Stats(log_partition, entropy.exp(), weights.amax(1), zero, zero, ("tangent",) * len(x), cost, 0.0)
         return self.tangent(x, sigma), stats
 
-    def posterior(self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | None) -> Posterior:
+    def posterior(self, x: Float[Tensor, "batch *shape"], sigma: Tensor | None) -> Posterior:
         """Weights of the points that are not dropped: [batch, k], k the largest number that any row keeps.
 
         Heaviest first; rows with fewer are filled up with weight 0. Memory: 24 batch k bytes, k up to n at
@@ -129,12 +127,13 @@ class EmpiricalDenoiser:
         flat = self._flat(x)
         if self.tangent is not None:
             return self.tangent.posterior(flat, self._level(sigma, len(x)))
-        law = self._law(sigma, len(x))
+        law = self.law(sigma, len(x))
         nats = survivors.nats_for(self.tol, self.table.n)
         pairs, _ = survivors.find(flat, self.table, law, self.ladder.sharpest, nats, self.table.n)
-        return padded(survivors.weigh(flat, self.table, law, pairs, nats), len(x), law)
+        weighed, _ = survivors.weigh(flat, self.table, law, pairs, nats, self.table.n)
+        return padded(weighed, len(x), law)
 
-    def topk(self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | None, k: int) -> Posterior:
+    def topk(self, x: Float[Tensor, "batch *shape"], sigma: Tensor | None, k: int) -> Posterior:
         """The k heaviest points of each row, heaviest first, with their weights among all points.
 
         Raises:
@@ -148,9 +147,7 @@ class EmpiricalDenoiser:
         level = whole.sigma if whole.sigma.shape[1] == 1 else whole.sigma.gather(1, top.indices)
         return Posterior(top.values, level, index)
 
-    def score(
-        self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch *shape"]:
+    def score(self, x: Float[Tensor, "batch *shape"], sigma: Tensor | None) -> Float[Tensor, "batch *shape"]:
         """sum_j w_j (mu_j - x) / sigma_j^2 in the type of x, from float64 differences."""
         denoised, _ = self.evaluate(x.double(), sigma)
         if self.curve is None:
@@ -177,7 +174,8 @@ class EmpiricalDenoiser:
             raise ValueError(f"sigma must be finite and > 0, got {sigma.tolist()[:4]}")
         return sigma.double()
 
-    def _law(self, sigma: Tensor | None, batch: int) -> Law:
+    def law(self, sigma: Tensor | None, batch: int) -> Law:
+        """How squared distances become weights at these noise levels."""
         if self.curve is not None:
             return Marginal(self.curve)
         level = self._level(sigma, batch)

@@ -16,7 +16,7 @@ class Ladder:
     """
 
     def __init__(self, table: Table, block_bytes: int):
-        self.table, self.budget = table, SHARE * block_bytes
+        self.table, self.block_bytes = table, block_bytes
         self.sharpest: Screen = Single(table)
         self.rows = 0
         self.built: list[Screen] | None = [self.sharpest] if table.n * table.d < SMALL else None
@@ -28,8 +28,19 @@ class Ladder:
             self.built = self._build()
         return self.built or [self.sharpest]
 
+    def axes(self) -> Integer | None:
+        """The screen on principal axes, if there is one and its codes are kept."""
+        found = [s for s in self.screens(WORTH) if isinstance(s, Integer) and s.axes is not None]
+        return found[0] if found and found[0].codes is not None else None
+
+    def free(self) -> int:
+        """Bytes of the budget that indices do not take."""
+        kept = [s for s in self.built or [] if isinstance(s, Integer) and s.codes is not None]
+        taken = sum(s.width * self.table.n + 4 * s.slack.numel() for s in kept)
+        return max(self.block_bytes - taken - 16 * self.table.n, self.block_bytes // 8)
+
     def _build(self) -> list[Screen]:
-        table, rest = self.table, self.budget
+        table, rest = self.table, SHARE * self.block_bytes
         # Float32 products are fast there, and 8-bit ones need shapes in multiples of 8.
         if table.points.is_cuda:
             return [self.sharpest]

@@ -6,7 +6,7 @@ affinities a = (|x|^2 - r^2) / 2, and logits are relative to those of a referenc
 numbers cancel.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from temperance.engine.curve import Curve
 
 
+@runtime_checkable
 class Law(Protocol):
     """The law of a batch: one curve per row."""
 

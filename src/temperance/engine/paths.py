@@ -16,7 +16,8 @@ from temperance.engine.moments import Moments
 from temperance.engine.survivors import Screen, Weighed
 from temperance.engine.table import Table
 
-CAP = 512  # survivors per row above which streaming all points is cheaper than gathering them
+CAP = (16, 64)  # share of the points, 1/16 as candidates and 1/64 as survivors, above which all are streamed instead
+FEW = 16  # as many are always worth a try
 BLUR = 1.0  # nats of rounding at which float32 logits can no longer be trusted to rank
 
 
@@ -37,8 +38,9 @@ def run(x: Float[Tensor, "batch d"], table: Table, law: Law, screens: Sequence[S
         return everything(x, table, law)
     screen, *rest = screens
     nats = survivors.nats_for(tol, table.n)
-    pairs, over = survivors.find(x, table, law, screen, nats, CAP)
-    weighed = survivors.weigh(x, table, law, pairs, nats)
+    pairs, over = survivors.find(x, table, law, screen, nats, table.n // CAP[0] + FEW)
+    weighed, crowded = survivors.weigh(x, table, law, pairs, nats, table.n // CAP[1] + FEW)
+    over = over | crowded
     found = _few(weighed, x, table, law, nats, screen.name)
     found = found._replace(flops=found.flops + screen.flops * len(x), bytes=found.bytes + screen.bytes)
     if not bool(over.any()):

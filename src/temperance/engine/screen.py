@@ -88,6 +88,11 @@ class Integer:
         rest = _rest(whole * (1 + 1e-4), norm * (1 - 1e-4) - wrong)
         return codes.to(torch.int8), torch.stack([norm, norm * (1 + 1e-4) + wrong, error + wrong, rest])
 
+    def coordinates(self, start: int) -> Float[Tensor, "rows q"]:
+        """Coordinates of a block of points whose codes are kept, to 8 bits."""
+        assert self.codes is not None
+        return self.codes[start : start + COLUMNS].float().mul_(self.scale)
+
     def _blocks(self) -> Iterator[tuple[int, Tensor]]:
         if self.codes is None:
             yield from ((start, self._encode(part)[0]) for start, part in self.table.raw())

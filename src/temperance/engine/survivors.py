@@ -8,7 +8,7 @@ heaviest and is dropped. The argument needs no assumption about the data, only t
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,6 +21,7 @@ from temperance.engine.moments import Moments
 from temperance.engine.table import Table
 
 
+@runtime_checkable
 class Screen(Protocol):
     """Upper bounds on affinities, block by block."""
 
@@ -53,7 +54,7 @@ def find(x: Float[Tensor, "batch d"], table: Table, law: Law, screen: Screen, na
         least = state.least(law, nats, upper.dtype)
         rows = (top >= least).nonzero()[:, 0]
         alive = upper[rows] >= least[rows, None]
-        state.count(rows, alive, limit=max(4 * cap, 16 * cap * (start + upper.shape[1]) / table.n))
+        state.count(rows, alive, limit=cap * max(1.0, 4 * (start + upper.shape[1]) / table.n))
         row, column = (alive & ~state.over[rows, None]).nonzero(as_tuple=True)
         state.kept.append((rows[row], column + start, upper[rows[row], column]))
         if bool(state.over.all()):
@@ -110,15 +111,25 @@ class Weighed(NamedTuple):
     r2: Float[Tensor, " pairs"]
 
 
-def weigh(x: Float[Tensor, "batch d"], table: Table, law: Law, pairs: Pairs, nats: float) -> Weighed:
-    """Exact distances of pairs; those beyond the cut are dropped, most of them after a float32 difference."""
+def weigh(
+    x: Float[Tensor, "batch d"], table: Table, law: Law, pairs: Pairs, nats: float, cap: int
+) -> tuple[Weighed, Bool[Tensor, " batch"]]:
+    """Exact distances of the pairs that matter, and the rows with more than `cap` of them, which are left out.
+
+    Most pairs are dropped after a difference in float32.
+    """
     rough, error = exact.rough(x, table, pairs)
     near = law.cut(nearest((rough + error) ** 2, pairs, len(x)), nats)
-    keep = (rough - error).clamp(min=0) ** 2 <= near[pairs.row]
-    pairs = Pairs(pairs.row[keep], pairs.point[keep])
+    pairs = _where(pairs, (rough - error).clamp(min=0) ** 2 <= near[pairs.row])
+    over = torch.bincount(pairs.row, minlength=len(x)) > cap
+    pairs = _where(pairs, ~over[pairs.row])
     r2 = exact.squared(x, table, pairs)
     keep = r2 <= law.cut(nearest(r2, pairs, len(x)), nats)[pairs.row]
-    return Weighed(Pairs(pairs.row[keep], pairs.point[keep]), r2[keep])
+    return Weighed(_where(pairs, keep), r2[keep]), over
+
+
+def _where(pairs: Pairs, keep: Tensor) -> Pairs:
+    return Pairs(pairs.row[keep], pairs.point[keep])
 
 
 def nearest(r2: Float[Tensor, " pairs"], pairs: Pairs, batch: int) -> Float[Tensor, " batch"]:
