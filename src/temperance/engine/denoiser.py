@@ -13,7 +13,7 @@ from temperance.engine import survivors
 from temperance.engine.curve import Curve
 from temperance.engine.ladder import Ladder
 from temperance.engine.law import Gaussian, Law, Marginal
-from temperance.engine.paths import run
+from temperance.engine.paths import Result, run
 from temperance.engine.stats import Stats, describe, join
 from temperance.engine.survivors import Weighed
 from temperance.engine.table import Table
@@ -95,18 +95,21 @@ class EmpiricalDenoiser:
         Raises:
             ValueError: naming the argument: shape mismatch, non-finite x, sigma <= 0 or missing.
         """
-        flat = self._flat(x)
+        flat = self.flat(x)
         if self.tangent is not None:
             return self._tangent(x, self._level(sigma, len(x)))
         law = self.law(sigma, len(x))
-        results = [self._run(flat[i : i + ROWS], law.take(_span(flat, i))) for i in range(0, len(x), ROWS)]
-        mean = torch.cat([x.new_empty(0, self.table.d), *(mean for mean, _ in results)])
-        return mean.to(x.dtype).reshape(x.shape), join([stats for _, stats in results])
+        parts = []
+        for start in range(0, len(x), ROWS):
+            some = law.take(torch.arange(start, min(start + ROWS, len(x)), device=x.device))
+            rows = flat[start : start + ROWS]
+            parts.append((self.run(rows, some), some, (rows - self.table.mean).square().sum(1)))
+        mean = torch.cat([flat[:0], *(r.sums.mean / r.sums.mass[:, None] for r, _, _ in parts)])
+        return mean.to(x.dtype).reshape(x.shape), join([describe(*part) for part in parts])
 
-    def _run(self, x: Float[Tensor, "batch d"], law: Law) -> tuple[Tensor, Stats]:
-        result = run(x, self.table, law, self.ladder.screens(len(x)), self.tol)
-        sums = result.sums
-        return sums.mean / sums.mass[:, None], describe(result, law, (x - self.table.mean).square().sum(1))
+    def run(self, x: Float[Tensor, "batch d"], law: Law) -> Result:
+        """Moments of flat float64 rows, by the cheapest path."""
+        return run(x, self.table, law, self.ladder.screens(len(x)), self.tol)
 
     def _tangent(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Stats]:
         assert self.tangent is not None
@@ -124,7 +127,7 @@ class EmpiricalDenoiser:
         Heaviest first; rows with fewer are filled up with weight 0. Memory: 24 batch k bytes, k up to n at
         high sigma.
         """
-        flat = self._flat(x)
+        flat = self.flat(x)
         if self.tangent is not None:
             return self.tangent.posterior(flat, self._level(sigma, len(x)))
         law = self.law(sigma, len(x))
@@ -157,7 +160,7 @@ class EmpiricalDenoiser:
             precision = (posterior.weights / posterior.sigma**2).sum(1)
         return ((denoised - x.double()) * expand(precision, x)).to(x.dtype)
 
-    def _flat(self, x: Tensor) -> Float[Tensor, "batch d"]:
+    def flat(self, x: Tensor) -> Float[Tensor, "batch d"]:
         """Rows in float64, checked."""
         if x.shape[1:] != self.shape:
             raise ValueError(f"x must be [batch, {', '.join(map(str, self.shape))}], got {tuple(x.shape)}")
@@ -204,10 +207,6 @@ def padded(weighed: Weighed, batch: int, law: Law) -> Posterior:
     relative = law.log_weight(finite) - law.log_weight(distance[:, :1])
     weights = torch.where(distance.isfinite(), relative, -torch.inf).softmax(1)
     return Posterior(weights, (-log_precision / 2).exp(), table)
-
-
-def _span(x: Tensor, start: int) -> Tensor:
-    return torch.arange(start, min(start + ROWS, len(x)), device=x.device)
 
 
 def _check_options(mode: str, given: dict[str, object], tol: float, block_bytes: int) -> None:

@@ -58,9 +58,7 @@ def _level(sigma: float, x: Tensor) -> Tensor:
     return torch.full((len(x),), sigma, dtype=x.dtype, device=x.device)
 
 
-def _walk(
-    denoiser: EmpiricalDenoiser, axes: Integer | None, x: Tensor, sigmas: Tensor, last: bool
-) -> Iterator[Tensor]:
+def _walk(denoiser: EmpiricalDenoiser, axes: Integer | None, x: Tensor, sigmas: Tensor, last: bool) -> Iterator[Tensor]:
     """All steps of some rows: tracked as long as the bound holds, then plain."""
     wide = None if axes is None else _Wide(denoiser, axes, x.flatten(1))
     for now, then in zip(sigmas.tolist(), sigmas[1:].tolist()):
@@ -142,7 +140,7 @@ class _Wide:
             self.pending = used if self.pending is None else self.pending.add_(used)
 
     def state(self) -> Float[Tensor, "batch d"]:
-        """x itself, after multiplying the pending weights with the points."""
+        """X itself, after multiplying the pending weights with the points."""
         if self.pending is not None:
             self.known.add_(self._combine(self.pending))
             self.pending = None

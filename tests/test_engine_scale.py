@@ -1,0 +1,169 @@
+"""Sharding, tracked steps, the curve of p_MN, crowding: the parts of the engine that need more than a few rows."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from temperance import diagnostics, engine
+from temperance.empirical import _marginal, noise_unconditional
+from temperance.engine import EmpiricalDenoiser, approximate, ladder, neighbors, tracked_heun
+from temperance.engine.curve import Curve
+from temperance.sample import heun
+from temperance.schedule import Edm
+
+RANK = """
+import sys, torch
+from torch import distributed
+from temperance.engine import EmpiricalDenoiser, ShardedDenoiser
+rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+distributed.init_process_group("gloo", init_method=f"file://{folder}/meet{world}", rank=rank, world_size=world)
+data = torch.load(folder + "/data.pt")
+out = {}
+for mode, options in data["modes"].items():
+    mine = data["points"].tensor_split([int(len(data["points"]) * f) for f in (0.2, 0.7)][: world - 1])[rank]
+    denoiser = ShardedDenoiser(EmpiricalDenoiser(mine, mode, tol=1e-9, **options))
+    out[mode] = denoiser(data["x"], data["sigma"])
+    stats = denoiser.stats
+    out[mode + " stats"] = torch.stack([stats.log_partition, stats.effective_sample_size, stats.top_weight])
+torch.save(out, f"{folder}/{world}-{rank}.pt")
+distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_one_two_and_three_ranks_agree(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    points = torch.randn(400, 30, generator=g)
+    points[300] = points[10]
+    modes = {
+        "conditional": {},
+        "unconditional": {"sigma_min": 0.01, "sigma_max": 50.0},
+        "temperature": {"sigma_collapse": 1.0},
+    }
+    sigma = torch.logspace(-2, 1.3, 40)
+    x = points[:40] + sigma[:, None] * torch.randn(40, 30, generator=g)
+    torch.save({"points": points, "x": x, "sigma": sigma, "modes": modes}, tmp_path / "data.pt")
+    source = str(Path(engine.__file__).parents[2])
+    env = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    for world in (1, 2, 3):
+        ranks = [
+            subprocess.Popen([sys.executable, "-c", RANK, str(r), str(world), str(tmp_path)], env=env)
+            for r in range(world)
+        ]
+        assert [r.wait(timeout=80) for r in ranks] == [0] * world
+    for mode, options in modes.items():
+        whole = EmpiricalDenoiser(points, mode, tol=1e-9, **options)
+        expected = whole(x, sigma)
+        for world in (1, 2, 3):
+            for rank in range(world):
+                got = torch.load(tmp_path / f"{world}-{rank}.pt")
+                assert float((got[mode] - expected).abs().max()) <= 1e-6
+                s = torch.stack(
+                    [
+                        whole.stats.log_partition,
+                        whole.stats.effective_sample_size,
+                        whole.stats.top_weight,
+                    ]
+                )
+                torch.testing.assert_close(got[mode + " stats"], s, rtol=1e-4, atol=1e-4)
+
+
+def smooth(n: int, d: int) -> torch.Tensor:
+    """Points near a low-dimensional plane, as images are."""
+    g = torch.Generator().manual_seed(1)
+    basis = torch.randn(60, d, generator=g) / torch.arange(1, 61)[:, None]
+    return torch.randn(n, 60, generator=g) @ basis * 0.4 + 0.02 * torch.randn(n, d, generator=g)
+
+
+@pytest.mark.parametrize("mode", ["conditional", "temperature"])
+def test_tracked_heun_is_heun(mode, monkeypatch):
+    monkeypatch.setattr(ladder, "SMALL", 0)
+    points = smooth(800, 600)
+    options = {"sigma_collapse": 0.5} if mode == "temperature" else {}
+    denoiser = EmpiricalDenoiser(points, mode, **options)
+    assert denoiser.ladder.axes() is not None
+    x = 80 * torch.randn(24, 600, generator=torch.Generator().manual_seed(2))
+    sigmas = Edm().grid(18)
+    plain, tracked = list(heun(denoiser, x, sigmas)), list(tracked_heun(denoiser, x, sigmas))
+    assert len(plain) == len(tracked)
+    for a, b, sigma in zip(plain, tracked, sigmas[1:].tolist()):
+        assert float((a - b).abs().max()) <= 5e-3 * max(sigma, 0.05)
+    assert float((plain[-1] - tracked[-1]).abs().max()) <= 1e-4
+    (only,) = tracked_heun(denoiser, x, sigmas, last=True)
+    torch.testing.assert_close(only, tracked[-1], atol=1e-5, rtol=0)
+
+
+def test_tracked_heun_without_axes_is_heun():
+    points = smooth(200, 64)
+    denoiser = EmpiricalDenoiser(points)
+    x, sigmas = 80 * torch.randn(3, 64), Edm().grid(6)
+    for a, b in zip(heun(denoiser, x, sigmas), tracked_heun(denoiser, x, sigmas), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("d", [2, 3, 12, 784, pytest.param(12288, marks=pytest.mark.slow)])
+def test_curve_of_the_noise_unconditional_law(d):
+    """Values, ratios at ties and wide weights, and the cut, against the closed form at random distances."""
+    curve = Curve(d, 0.01, 50.0)
+    g = torch.Generator().manual_seed(d)
+    log = torch.rand(400, generator=g, dtype=torch.float64) * 22 - 7 + torch.log(torch.tensor(float(d)))
+    r2 = torch.cat([log.exp(), torch.tensor([0.0, 1e-30])])
+    weight, precision = _marginal(r2, d, 0.01, 50.0)
+    # Below three dimensions the formula is a sum over levels, whose derivative is not quite the integral's.
+    unit = 1e-8 if d > 2 else 3e-5
+    scale = weight.abs().clamp(min=1)
+    assert float(((curve.pull(r2) - weight - precision) / scale).abs().max()) <= 2 * unit
+    assert float((curve.log_precision(r2) - precision).abs().max()) <= 100 * unit
+    # Ties: a relative change of 1e-6 in the distance.
+    near, far = r2[:400], r2[:400] * (1 + 1e-6)
+    (w0, p0), (w1, p1) = _marginal(near, d, 0.01, 50.0), _marginal(far, d, 0.01, 50.0)
+    change = curve.pull(near) - curve.pull(far)
+    assert float((change - (w0 + p0 - w1 - p1)).abs().max()) <= 10 * unit + 1e-10 * float(w0.abs().max())
+    beyond = curve.cut(near, 20.0)
+    assert bool((curve.pull(near) - curve.pull(beyond) >= 20 - 1e-6).all())
+
+
+def test_unconditional_denoiser_in_many_dimensions():
+    g = torch.Generator().manual_seed(0)
+    points = torch.randn(40, 12288, generator=g) * 0.3
+    x = points[:6] + torch.tensor([0.02, 0.1, 0.5, 1.0, 5.0, 20.0])[:, None] * torch.randn(6, 12288, generator=g)
+    x[0] = (points[0] + points[1]) / 2
+    expected = noise_unconditional(x, points, 0.01, 50.0)
+    got = EmpiricalDenoiser(points, "unconditional", sigma_min=0.01, sigma_max=50.0).posterior(x, None)
+    assert got.index is not None
+    whole = torch.zeros(6, 40, dtype=torch.float64).scatter_add_(1, got.index, got.weights)
+    torch.testing.assert_close(whole, expected.weights, atol=1e-6, rtol=1e-5)
+    level = torch.where(got.weights > 1e-6, got.sigma, expected.sigma.gather(1, got.index))
+    torch.testing.assert_close(level, expected.sigma.gather(1, got.index), rtol=1e-6, atol=0)
+
+
+def test_crowding_agrees_with_diagnostics():
+    points = smooth(300, 40)
+    denoiser = EmpiricalDenoiser(points)
+    curve = engine.effective_sample_size_curve(denoiser, [0.05, 0.5, 5.0], draws=64)
+    for row, sigma in zip(curve, (0.05, 0.5, 5.0)):
+        expected = diagnostics.mean_effective_sample_size(points, sigma, draws=64)
+        assert float(row.mean()) == pytest.approx(expected, rel=1e-4)
+    expected = diagnostics.collapse_sigma(points, draws=64)
+    assert engine.collapse_sigma(denoiser, draws=64) == pytest.approx(expected, rel=0.02)
+    for bad in (points[:2], points[:1].expand(5, -1).clone()):
+        with pytest.raises(ValueError, match="at least 3 points|all points are the same"):
+            engine.collapse_sigma(EmpiricalDenoiser(bad))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_approximate_neighbors_say_their_recall(capsys, monkeypatch):
+    pytest.importorskip("faiss")
+    points = smooth(4000, 16)
+    with pytest.raises(ValueError, match="approximate is for more than 10000000 points"):
+        engine.neighbor_table(points, 5, approximate=True)
+    monkeypatch.setattr(neighbors, "HUGE", 1000)
+    table = engine.neighbor_table(points, 5, approximate=True)
+    assert "recall" in capsys.readouterr().err
+    assert approximate.recall(points, table) >= 0.9
+    assert not bool((table.index == torch.arange(4000)[:, None]).any())
