@@ -3,6 +3,7 @@
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -89,3 +90,45 @@ def show(result: dict, as_json: bool) -> None:
 
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def ratios(functions: dict[str, Callable[[], object]], rounds: int = 5, budget: float = 30.0) -> dict[str, float]:
+    """Median over rounds of each function's time divided by the first one's, in the same round."""
+    names = list(functions)
+    shares: dict[str, list[float]] = {name: [] for name in names}
+    for f in functions.values():
+        f()
+    begin = time.perf_counter()
+    for _ in range(rounds):
+        taken = {}
+        for name, f in functions.items():
+            start = time.perf_counter()
+            f()
+            taken[name] = time.perf_counter() - start
+        for name in names:
+            shares[name].append(taken[name] / taken[names[0]])
+        if time.perf_counter() - begin > budget:
+            break
+    return {name: statistics.median(s) for name, s in shares.items()}
+
+
+def two_products(points: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """What a competent user writes: float32, |x|^2 left out, two matrix products and a softmax; norms kept."""
+    half = points.square().sum(1) / 2
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.addmm(half, x, points.T, beta=-1).div_(sigma[:, None] ** 2).softmax(1) @ points
+
+    return denoise
+
+
+def noisy(points: Tensor, batch: int, sigma: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows mu + sigma eps around random points, and their noise levels."""
+    g = torch.Generator().manual_seed(seed)
+    mu = points[torch.randint(len(points), (batch,), generator=g)]
+    return mu + sigma * torch.randn(mu.shape, generator=g), torch.full((batch,), sigma)
+
+
+def say(text: str) -> None:
+    """Progress, on stderr."""
+    print(text, file=sys.stderr, flush=True)

@@ -163,7 +163,7 @@ def test_survivors_hold_all_but_tol_of_the_weight(seed):
         for screen in screens_of(table):
             nats = survivors.nats_for(1e-6, table.n)
             found = survivors.find(x, table, law, screen, nats, table.n)
-            weighed, _ = survivors.weigh(x, table, law, found.pairs, nats, table.n)
+            weighed, _ = survivors.weigh(x, table, law, found, nats, table.n)
             kept = torch.zeros_like(expected, dtype=torch.bool)
             kept[weighed.pairs.row, weighed.pairs.point] = True
             missing = torch.where(kept, 0.0, expected).sum(1)

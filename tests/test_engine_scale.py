@@ -122,9 +122,9 @@ def test_curve_of_the_noise_unconditional_law(d):
     near, far = r2[:400], r2[:400] * (1 + 1e-6)
     (w0, p0), (w1, p1) = _marginal(near, d, 0.01, 50.0), _marginal(far, d, 0.01, 50.0)
     change = curve.pull(near) - curve.pull(far)
-    assert float((change - (w0 + p0 - w1 - p1)).abs().max()) <= 10 * unit + 1e-10 * float(w0.abs().max())
+    assert float((change - (w0 + p0 - w1 - p1)).abs().max()) <= 10 * unit + 3e-10 * float(w0.abs().max())
     beyond = curve.cut(near, 20.0)
-    assert bool((curve.pull(near) - curve.pull(beyond) >= 20 - 1e-6).all())
+    assert bool((curve.pull(near) - curve.pull(beyond) >= 20 - 100 * unit).all())
 
 
 def test_unconditional_denoiser_in_many_dimensions():

@@ -19,7 +19,7 @@ NEAR = 1e-4  # below NEAR * sigma_min the weight is constant to 1e-8
 
 
 class Curve:
-    """log pull and log E[sigma^-2 | r^2] of p_MN for one d and one range of levels; error below 1e-8 nats (d <= 2: 1e-4).
+    """log pull and log E[sigma^-2 | r^2] of p_MN for one d and one range of levels; off by 1e-8 nats (d <= 2: 1e-4).
 
     Past the last knot the curves go on along their asymptotes. Cost: 0.1 s (d = 784) to 1 s (d = 12,288) once, then
     a lookup and 10 flops an element.

@@ -5,7 +5,7 @@ from temperance.engine.survivors import Screen
 from temperance.engine.table import Table
 
 SHARE = 0.7  # of the block budget, for codes
-SMALL = 1 << 22  # numbers in the points below which one float32 product is as quick as any screen
+SMALL = 1 << 20  # numbers in the points below which one float32 product is as quick as any screen
 WORTH = 32  # rows after which the codes, which cost about as much as 32 rows, are made
 
 

@@ -54,7 +54,7 @@ class Integer:
         self.table, self.axes = table, axes
         self.width = table.d if axes is None else axes.shape[1]
         self.mean = table.mean.float()
-        self.matrix = None if axes is None else axes.float()
+        self.matrix = axes
         # Codes of a point beyond the sample's peak are clipped; its error then says so.
         sample = table.points[:: max(1, table.n // SAMPLE)].float() - self.mean
         self.scale = max(float(self._project(sample).abs().max()), 1e-30) / 127
@@ -74,19 +74,26 @@ class Integer:
     def _project(self, centered: Float[Tensor, "rows d"]) -> Float[Tensor, "rows q"]:
         return centered if self.matrix is None else centered @ self.matrix
 
-    def _encode(self, part: Float[Tensor, "rows d"]) -> tuple[Tensor, Float[Tensor, "4 rows"]]:
-        """Codes, and the factors of the slack that belong to points: -, |z|, |z - z^|, |Rmu|."""
-        centered = part.float() - self.mean
+    def _measure(self, centered: Float[Tensor, "rows d"], offset: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Coordinates in float32, a bound on their error (and the row's, if it was rounded), and the norm of the rest.
+
+        Float32 rounds the difference to the mean, whose parts are up to `offset`; the d products of each coordinate;
+        and the norms here.
+        """
         z = self._project(centered)
         whole, norm = centered.norm(dim=1), z.norm(dim=1)
-        codes = (z / self.scale).round_().clamp_(-127, 127)
-        error = z.sub_(codes, alpha=self.scale).norm(dim=1)
-        # Float32: rounding of the difference to the mean, of the projection (d products), and of the norms here.
-        wrong = 4 * ULP * (whole + float(self.mean.norm())) + 1e-4 * error
+        wrong = 4 * ULP * (whole + offset)
         if self.matrix is not None:
             wrong = wrong + (self.table.d + 4) * ULP * self.width**0.5 * whole
-        rest = _rest(whole * (1 + 1e-4), norm * (1 - 1e-4) - wrong)
-        return codes.to(torch.int8), torch.stack([norm, norm * (1 + 1e-4) + wrong, error + wrong, rest])
+        return z, wrong, _rest(whole * (1 + 1e-4), norm * (1 - 1e-4) - wrong)
+
+    def _encode(self, part: Float[Tensor, "rows d"]) -> tuple[Tensor, Float[Tensor, "5 rows"]]:
+        """Codes, and the factors of the slack that belong to points: -, |z|, |z - z^|, |Rmu|, 1."""
+        z, wrong, rest = self._measure(part.float() - self.mean, float(self.mean.norm()))
+        codes = (z / self.scale).round_().clamp_(-127, 127)
+        norm = z.norm(dim=1) * (1 + 1e-4) + wrong
+        error = z.sub_(codes, alpha=self.scale).norm(dim=1) * (1 + 1e-4) + wrong
+        return codes.to(torch.int8), torch.stack([norm, norm, error, rest, torch.ones_like(norm)])
 
     def coordinates(self, start: int) -> Float[Tensor, "rows q"]:
         """Coordinates of a block of points whose codes are kept, to 8 bits."""
@@ -101,18 +108,18 @@ class Integer:
 
     def upper(self, query: Float[Tensor, "batch d"]) -> Iterator[tuple[int, Tensor]]:
         """See `survivors.Screen`. Cost: 2 * batch * n * width integer operations."""
-        y = query if self.axes is None else query @ self.axes
+        y, wrong, rest = self._measure(query.float(), 0.0)
         scale = y.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
-        codes = (y / scale).round()
-        lost, kept = (y - codes * scale).norm(dim=1), (codes * scale).norm(dim=1)
-        left = torch.stack([torch.ones_like(lost), lost, kept, _rest(query.norm(dim=1), y.norm(dim=1))], 1).float()
+        codes = (y / scale).round_()
+        kept = codes.norm(dim=1) * scale[:, 0] * (1 + 1e-4)
+        lost = y.sub_(codes * scale).norm(dim=1) * (1 + 1e-4) + wrong
         # A dozen float32 roundings of terms that are at most this large.
-        largest = query.norm(dim=1) * self.table.radius + float(self.table.half.max())
-        bias = (16 * ULP * largest).float()[:, None]
-        unit, codes = (scale * self.scale).float(), codes.to(torch.int8)
+        bias = 16 * ULP * (query.norm(dim=1) * self.table.radius + float(self.table.half.max()))
+        left = torch.stack([torch.ones_like(lost), lost, kept, rest, bias.float()], 1)
+        unit, codes = scale * self.scale, codes.to(torch.int8)
         for start, block in self._blocks():
             part = self.slack[:, start : start + len(block)]
-            yield start, torch._int_mm(codes, block.T).float().mul_(unit).addmm_(left, part).add_(bias)
+            yield start, torch._int_mm(codes, block.T).float().mul_(unit).addmm_(left, part)
 
 
 def _rest(whole: Float[Tensor, " rows"], along: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
@@ -122,7 +129,7 @@ def _rest(whole: Float[Tensor, " rows"], along: Float[Tensor, " rows"]) -> Float
 
 
 def principal(table: Table, axes: int = AXES) -> Float[Tensor, "d axes"]:
-    """About the leading principal axes of the points, orthonormal in float64.
+    """About the leading principal axes of the points, orthonormal to float32.
 
     Any orthonormal axes give a valid screen, good ones a sharp one: two power iterations on a sample are
     enough. Cost: 12 * 4096 * d * axes flops.
@@ -132,4 +139,4 @@ def principal(table: Table, axes: int = AXES) -> Float[Tensor, "d axes"]:
     basis = sample.T @ start
     for _ in range(2):
         basis = sample.T @ (sample @ torch.linalg.qr(basis).Q)
-    return torch.linalg.qr(basis.double()).Q
+    return torch.linalg.qr(basis.double()).Q.float().contiguous()

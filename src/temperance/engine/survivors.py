@@ -20,6 +20,9 @@ from temperance.engine.law import Law
 from temperance.engine.moments import Moments
 from temperance.engine.table import Table
 
+FIRST = 4  # pairs of a row that are measured before its others
+SAMPLED = 16  # one point in so many tells how many survive
+
 
 @runtime_checkable
 class Screen(Protocol):
@@ -35,9 +38,10 @@ class Screen(Protocol):
 
 
 class Found(NamedTuple):
-    """Surviving pairs, sorted by row, and the rows that had more than the cap and are not among them."""
+    """Surviving pairs, sorted by row and falling bound, and the rows that had more than the cap and have none."""
 
     pairs: Pairs
+    bound: Float[Tensor, " pairs"]  # of the affinity
     over: Bool[Tensor, " batch"]
 
 
@@ -53,10 +57,11 @@ def find(x: Float[Tensor, "batch d"], table: Table, law: Law, screen: Screen, na
         state.improve(x, table, upper, top, start)
         least = state.least(law, nats, upper.dtype)
         rows = (top >= least).nonzero()[:, 0]
-        alive = upper[rows] >= least[rows, None]
-        state.count(rows, alive, limit=cap * max(1.0, 4 * (start + upper.shape[1]) / table.n))
-        row, column = (alive & ~state.over[rows, None]).nonzero(as_tuple=True)
-        state.kept.append((rows[row], column + start, upper[rows[row], column]))
+        state.expect(rows, upper, least, limit=cap * max(1.0, 4 * (start + upper.shape[1]) / table.n))
+        rows = rows[~state.over[rows]]
+        some = upper if len(rows) == len(upper) else upper[rows]
+        row, column = (some >= least[rows, None]).nonzero(as_tuple=True)
+        state.kept.append((rows[row], column + start, some[row, column]))
         if bool(state.over.all()):
             break
     return state.found(state.least(law, nats, torch.float32), cap)
@@ -77,8 +82,8 @@ class _State:
         """An exact distance where a block holds a point that the screen likes better than all before."""
         rows = (top > self.liked).nonzero()[:, 0]
         self.liked = torch.maximum(self.liked, top.double())
-        r2 = exact.squared(x, table, Pairs(rows, upper[rows].argmax(1) + start))
-        self.r2[rows] = torch.minimum(self.r2[rows], r2)
+        size, error = exact.rough(x, table, Pairs(rows, upper[rows].argmax(1) + start))
+        self.r2[rows] = torch.minimum(self.r2[rows], (size + error) ** 2)
 
     def least(self, law: Law, nats: float, dtype: torch.dtype) -> Float[Tensor, " batch"]:
         """The affinity below which a point does not matter, rounded down; infinite for rows that are given
@@ -88,20 +93,22 @@ class _State:
         least = torch.where(self.over, torch.inf, least - least.abs() * 2 * torch.finfo(dtype).eps)
         return least.to(dtype)
 
-    def count(self, rows: Tensor, alive: Tensor, limit: float) -> None:
-        """Give up rows that have had more candidates than `limit`."""
-        self.seen[rows] += alive.sum(1)
+    def expect(self, rows: Tensor, upper: Tensor, least: Tensor, limit: float) -> None:
+        """Give up rows that, by a sample of each block, have had more candidates than `limit`."""
+        self.seen[rows] += SAMPLED * (upper[rows, ::SAMPLED] >= least[rows, None]).sum(1)
         self.over |= self.seen > limit
 
     def found(self, least: Float[Tensor, " batch"], cap: int) -> Found:
         """Candidates that are above the final threshold, by row."""
         row, index, bound = (torch.cat(parts) for parts in zip(*self.kept))
         alive = bound >= least[row]
-        row, index = row[alive], index[alive]
+        row, index, bound = row[alive], index[alive], bound[alive]
         self.over |= torch.bincount(row, minlength=len(self.seen)) > cap
-        row, index = row[~self.over[row]], index[~self.over[row]]
-        order = row.argsort(stable=True)
-        return Found(Pairs(row[order], index[order]), self.over)
+        alive = ~self.over[row]
+        row, index, bound = row[alive], index[alive], bound[alive]
+        order = bound.argsort(descending=True)
+        order = order[row[order].argsort(stable=True)]
+        return Found(Pairs(row[order], index[order]), bound[order], self.over)
 
 
 class Weighed(NamedTuple):
@@ -112,20 +119,33 @@ class Weighed(NamedTuple):
 
 
 def weigh(
-    x: Float[Tensor, "batch d"], table: Table, law: Law, pairs: Pairs, nats: float, cap: int
+    x: Float[Tensor, "batch d"], table: Table, law: Law, found: Found, nats: float, cap: int
 ) -> tuple[Weighed, Bool[Tensor, " batch"]]:
     """Exact distances of the pairs that matter, and the rows with more than `cap` of them, which are left out.
 
-    Most pairs are dropped after a difference in float32.
+    The `FIRST` pairs of each row, by a float32 difference, bound the nearest; most others then need none.
     """
-    rough, error = exact.rough(x, table, pairs)
-    near = law.cut(nearest((rough + error) ** 2, pairs, len(x)), nats)
-    pairs = _where(pairs, (rough - error).clamp(min=0) ** 2 <= near[pairs.row])
+    x2 = (x - table.mean).square().sum(1)
+    first = _place(found.pairs, len(x)) < FIRST
+    size, error = exact.rough(x, table, _where(found.pairs, first))
+    near = nearest((size + error) ** 2, _where(found.pairs, first), len(x))
+    least = (x2 - law.cut(near, nats)) / 2
+    keep = found.bound >= (least - least.abs() * 2.0**-22)[found.pairs.row]
+    pairs = _where(found.pairs, keep)
+    size, error = exact.rough(x, table, pairs)
+    near = law.cut(nearest((size + error) ** 2, pairs, len(x)), nats)
+    pairs = _where(pairs, (size - error).clamp(min=0) ** 2 <= near[pairs.row])
     over = torch.bincount(pairs.row, minlength=len(x)) > cap
     pairs = _where(pairs, ~over[pairs.row])
     r2 = exact.squared(x, table, pairs)
     keep = r2 <= law.cut(nearest(r2, pairs, len(x)), nats)[pairs.row]
     return Weighed(_where(pairs, keep), r2[keep]), over
+
+
+def _place(pairs: Pairs, batch: int) -> Tensor:
+    """The number of each pair within its row."""
+    count = torch.bincount(pairs.row, minlength=batch)
+    return torch.arange(len(pairs.row), device=pairs.row.device) - (count.cumsum(0) - count)[pairs.row]
 
 
 def _where(pairs: Pairs, keep: Tensor) -> Pairs:
