@@ -37,7 +37,7 @@ def rows(points: Tensor, kind: str, sigma: float, batch: int, g: torch.Generator
 def measure(n: int, d: int, batch: int, offset: float) -> list[dict]:
     points = images(n, d) + offset
     points[n // 2 : n // 2 + 8] = points[:8]
-    engine, plain, g = EmpiricalDenoiser(points), two_products(points), torch.Generator().manual_seed(0)
+    engine, plain, g = EmpiricalDenoiser(points).prepare(), two_products(points), torch.Generator().manual_seed(0)
     out = []
     for kind in ("midpoint", "near tie", "noisy", "duplicate", "noise"):
         for sigma in SIGMAS:

@@ -39,7 +39,7 @@ def float64(points: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
 def bars(quick: bool) -> dict:
     """The rows of the bars table: the dense roof, and the certified speed at low noise."""
     points = images(50_000, 784)
-    engine = EmpiricalDenoiser(points)
+    engine = EmpiricalDenoiser(points).prepare()
     x, sigma = noisy(points, 64, 3.0)
     law, wide = engine.law(sigma, 64), x.double()
     weights = torch.rand(64, len(points))
@@ -53,7 +53,7 @@ def bars(quick: bool) -> dict:
     )
     say("dense roof done")
     points = images(50_000, 3072)
-    engine, plain = EmpiricalDenoiser(points), two_products(points)
+    engine, plain = EmpiricalDenoiser(points).prepare(), two_products(points)
     out = {"roof_fraction": dense["roof"], "dense_vs_two_mm": dense["peer"]}
     worst = 0.0
     for name, level in (("speedup_sigma_1", 1.0), ("speedup_sigma_03", 0.3), ("speedup_sigma_01", 0.1)):
@@ -76,7 +76,7 @@ def table(quick: bool) -> list[dict]:
                 rows.append({"d": d, "n": n, "left out": f"{4 * n * d / 1e9:.0f} GB of points"})
                 continue
             points = images(n, d)
-            engine = EmpiricalDenoiser(points)
+            engine = EmpiricalDenoiser(points).prepare()
             engine(*noisy(points, 64, 1.0))
             peers = {"two_mm": two_products(points), "sdpa": attention(points), "cdist": by_cdist(points)}
             for batch in (1, 64) if quick else (1, 8, 64, 512):

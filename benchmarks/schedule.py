@@ -28,8 +28,7 @@ def dense(points: Tensor, x: Tensor) -> Tensor:
 
 def compare(name: str, points: Tensor, trajectories: int, batch: int = 64) -> dict:
     """Both ways in turn, batch by batch; seconds, and the share that ends at the same training point."""
-    engine, spent, same = EmpiricalDenoiser(points), [0.0, 0.0], 0
-    engine.ladder.axes()
+    engine, spent, same = EmpiricalDenoiser(points).prepare(), [0.0, 0.0], 0
     for start in range(0, trajectories, batch):
         g = torch.Generator().manual_seed(start)
         x = 80.0 * torch.randn(min(batch, trajectories - start), points.shape[1], generator=g)

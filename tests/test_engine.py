@@ -9,7 +9,7 @@ from torch import Tensor
 
 from temperance import empirical
 from temperance.distance import neighbors
-from temperance.engine import EmpiricalDenoiser, ladder, paths, survivors
+from temperance.engine import EmpiricalDenoiser, ladder, paths, scan, survivors
 from temperance.engine.law import Gaussian
 from temperance.engine.screen import Integer, Single, principal
 from temperance.engine.table import Table
@@ -146,7 +146,7 @@ def test_screens_are_upper_bounds(points, seed):
     query, centered = x - table.mean, points.double() - table.mean
     affinity = query @ centered.T - table.half
     for screen in screens_of(table):
-        upper = torch.cat([u for _, u in screen.upper(query)], 1).double()
+        upper = torch.cat([u for _, u in screen.look(query).upper], 1).double()
         assert upper.shape == affinity.shape
         assert bool((upper >= affinity - 1e-12 * affinity.abs()).all()), screen.name
 
@@ -162,7 +162,7 @@ def test_survivors_hold_all_but_tol_of_the_weight(seed):
         expected = reference(x, p, law.sigma, "conditional").weights
         for screen in screens_of(table):
             nats = survivors.nats_for(1e-6, table.n)
-            found = survivors.find(x, table, law, screen, nats, table.n)
+            found = survivors.find(x, table, law, screen, nats, survivors.Caps.none(table.n))
             weighed, _ = survivors.weigh(x, table, law, found, nats, table.n)
             kept = torch.zeros_like(expected, dtype=torch.bool)
             kept[weighed.pairs.row, weighed.pairs.point] = True
@@ -217,6 +217,17 @@ def test_does_not_depend_on_blocks_batches_or_threads(eager, mode):
         # The noise that is there, which is what sigma stands for, but also in rows far from all points.
         unit = torch.maximum((x - first).norm(dim=1) / 8, sigma)
         assert float(((other - first).abs().amax(1) / unit).max()) <= 1e-5
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (4, 1024), (5, 3001), (2, 4096)])
+def test_scans_are_argmax_and_nonzero(shape):
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values[0, -1] = 9
+    top, place = scan.best(values)
+    assert torch.equal(place, values.argmax(1)) and torch.equal(top, values.amax(1))
+    for mask in (values > 2, values > -9, values > 99):
+        for mine, theirs in zip(scan.where(mask), mask.nonzero(as_tuple=True)):
+            assert torch.equal(mine, theirs)
 
 
 def test_limits():

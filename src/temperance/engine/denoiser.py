@@ -132,7 +132,7 @@ class EmpiricalDenoiser:
             return self.tangent.posterior(flat, self._level(sigma, len(x)))
         law = self.law(sigma, len(x))
         nats = survivors.nats_for(self.tol, self.table.n)
-        found = survivors.find(flat, self.table, law, self.ladder.sharpest, nats, self.table.n)
+        found = survivors.find(flat, self.table, law, self.ladder.sharpest, nats, survivors.Caps.none(self.table.n))
         weighed, _ = survivors.weigh(flat, self.table, law, found, nats, self.table.n)
         return padded(weighed, len(x), law)
 

@@ -28,7 +28,9 @@ def squared(x: Float[Tensor, "batch d"], table: Table, pairs: Pairs) -> Float[Te
     """
     out = torch.empty(len(pairs.row), dtype=torch.float64, device=x.device)
     for part in _parts(len(out), table.d):
-        difference = table.points[pairs.point[part]].double().sub_(x[pairs.row[part]].double())
+        difference = (
+            table.points.index_select(0, pairs.point[part]).double().sub_(x.double().index_select(0, pairs.row[part]))
+        )
         out[part] = torch.linalg.vecdot(difference, difference)
     return out
 
@@ -44,10 +46,12 @@ def rough(
     if len(out) > MANY * len(x):
         # Row by row, x need not be gathered.
         for row, part in _runs(pairs.row, BLOCK * MANY // table.d):
-            out[part] = _sum_squares(table.points[pairs.point[part]].float().sub_(single[row]))
+            out[part] = _sum_squares(table.points.index_select(0, pairs.point[part]).float().sub_(single[row]))
     else:
         for part in _parts(len(out), table.d):
-            out[part] = _sum_squares(table.points[pairs.point[part]].float().sub_(single[pairs.row[part]]))
+            out[part] = _sum_squares(
+                table.points.index_select(0, pairs.point[part]).float().sub_(single.index_select(0, pairs.row[part]))
+            )
     # Rounding of x and mu to float32, of their difference, and of the sum of a run of squares.
     size = out.sqrt_()
     return size, 2.0**-24 * (4 * x.norm(dim=1)[pairs.row] + (RUN + 8) * size)
@@ -77,7 +81,7 @@ def combine(coefficient: Float[Tensor, " pairs"], table: Table, pairs: Pairs, ba
     """Sum over each row's pairs of coefficient * mu, in float64. Cost: 2 * pairs * d flops."""
     out = torch.zeros(batch, table.d, dtype=torch.float64, device=coefficient.device)
     for part in _parts(len(coefficient), table.d):
-        rows = table.points[pairs.point[part]].double().mul_(coefficient[part, None])
+        rows = table.points.index_select(0, pairs.point[part]).double().mul_(coefficient[part, None])
         out.index_add_(0, pairs.row[part], rows)
     return out
 

@@ -4,9 +4,9 @@ from temperance.engine.screen import Integer, Single, principal
 from temperance.engine.survivors import Screen
 from temperance.engine.table import Table
 
-SHARE = 0.7  # of the block budget, for codes
+SHARE = 0.75  # of the block budget, for codes
 SMALL = 1 << 20  # numbers in the points below which one float32 product is as quick as any screen
-WORTH = 32  # rows after which the codes, which cost about as much as 32 rows, are made
+WORTH = 256  # rows after which the codes, which cost about as much as that many, are made
 
 
 class Ladder:

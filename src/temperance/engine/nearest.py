@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from temperance.distance import Neighbors
-from temperance.engine import exact
+from temperance.engine import exact, scan
 from temperance.engine.exact import Pairs
 from temperance.engine.screen import Integer, Single
 from temperance.engine.survivors import Screen
@@ -68,7 +68,7 @@ class Finder:
     def _block(self, x: Tensor, k: int, exclude: Tensor | None) -> Neighbors:
         query = x - self.table.mean
         upper = torch.empty(len(x), self.table.n, device=x.device)
-        for start, bounds in self.screen.upper(query):
+        for start, bounds in self.screen.look(query).upper:
             upper[:, start : start + bounds.shape[1]] = bounds
         if exclude is not None:
             upper[torch.arange(len(x), device=x.device), exclude] = -torch.inf
@@ -133,7 +133,7 @@ def _passing(upper: Tensor, least: Tensor, below: Tensor | None = None) -> Pairs
     mask = some >= least[rows, None]
     if below is not None:
         mask &= some < below[rows, None]
-    row, point = mask.nonzero(as_tuple=True)
+    row, point = scan.where(mask)
     return Pairs(rows[row], point)
 
 

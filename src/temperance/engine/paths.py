@@ -13,11 +13,10 @@ from temperance.engine import survivors
 from temperance.engine.dense import dense
 from temperance.engine.law import Law
 from temperance.engine.moments import Moments
-from temperance.engine.survivors import Screen, Weighed
+from temperance.engine.survivors import Caps, Screen, Weighed
 from temperance.engine.table import Table
 
-CAP = (16, 64)  # share of the points, 1/16 as candidates and 1/64 as survivors, above which all are streamed instead
-FEW = 16  # as many are always worth a try
+FEW = 16  # points that are always worth measuring
 BLUR = 1.0  # nats of rounding at which float32 logits can no longer be trusted to rank
 
 
@@ -38,8 +37,9 @@ def run(x: Float[Tensor, "batch d"], table: Table, law: Law, screens: Sequence[S
         return everything(x, table, law)
     screen, *rest = screens
     nats = survivors.nats_for(tol, table.n)
-    found = survivors.find(x, table, law, screen, nats, table.n // CAP[0] + FEW)
-    weighed, crowded = survivors.weigh(x, table, law, found, nats, table.n // CAP[1] + FEW)
+    caps = _caps(table, rest)
+    found = survivors.find(x, table, law, screen, nats, caps)
+    weighed, crowded = survivors.weigh(x, table, law, found, nats, caps.measured)
     over = found.over | crowded
     few = _few(weighed, x, table, law, nats, screen.name)
     few = few._replace(flops=few.flops + screen.flops * len(x), bytes=few.bytes + screen.bytes)
@@ -47,6 +47,13 @@ def run(x: Float[Tensor, "batch d"], table: Table, law: Law, screens: Sequence[S
         return few
     rows = over.nonzero()[:, 0]
     return _replace(few, rows, run(x[rows], table, law.take(rows), rest, tol), screen.name)
+
+
+def _caps(table: Table, rest: Sequence[Screen]) -> Caps:
+    """Where the next way to go is cheaper: a gathered point costs as much as some hundred bytes of a stream."""
+    if rest:
+        return Caps(table.n // 16 + FEW, table.n // 512 + FEW, table.n // 512 + FEW)
+    return Caps(table.n // 16 + FEW, table.n // 16 + FEW, table.n // 64 + FEW)
 
 
 def _sharp(x: Tensor, table: Table, law: Law) -> bool:

@@ -5,7 +5,8 @@ From cheap to sharp: `Integer` with principal axes (q bytes a point), `Integer` 
 nothing is assumed about the data.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,16 @@ from temperance.engine.table import Table
 AXES = 256  # principal axes kept
 SAMPLE = 4096  # points that the axes are computed from
 COLUMNS = 8192  # points per block of a screen
+GROUP = 1 << 22  # bounds that are looked at together: 16 MB
 ULP = 2.0**-24
+RUN = 128  # elements of a product that float32 adds up
+
+
+class Look(NamedTuple):
+    """One look of a screen at a batch."""
+
+    upper: Iterator[tuple[int, Tensor]]  # blocks (first point, bounds [batch, rows]) over all points
+    excess: Callable[[Tensor, Tensor], Tensor]  # of rows and points: how much of a bound is slack
 
 
 class Single:
@@ -28,13 +38,16 @@ class Single:
         self.table = table
         self.flops, self.bytes = 2.0 * table.n * table.d, float(table.n * table.row_bytes)
 
-    def upper(self, query: Float[Tensor, "batch d"]) -> Iterator[tuple[int, Tensor]]:
+    def look(self, query: Float[Tensor, "batch d"]) -> "Look":
         """See `survivors.Screen`. Cost: 2 * batch * n * d flops."""
-        table, single = self.table, query.float()
-        slack = table.rounding(single).float()
-        shift = table.shift(single) - slack
-        for start, block in table.blocks():
-            yield start, table.affinity(single, shift, start, block)
+        single = query.float()
+        slack = self.table.rounding(single).float()
+        return Look(self._upper(single, slack), lambda row, point: slack[row])
+
+    def _upper(self, single: Tensor, slack: Tensor) -> Iterator[tuple[int, Tensor]]:
+        shift = self.table.shift(single) - slack
+        for start, block in self.table.blocks():
+            yield start, self.table.affinity(single, shift, start, block)
 
 
 class Integer:
@@ -60,8 +73,8 @@ class Integer:
         self.scale = max(float(self._project(sample).abs().max()), 1e-30) / 127
         keep = table.n * self.width <= budget
         codes, slack = [], []
-        for _, part in table.raw():
-            code, column = self._encode(part)
+        for start, part in table.raw():
+            code, column = self._encode(start, part)
             slack.append(column)
             if keep:
                 codes.append(code)
@@ -72,28 +85,35 @@ class Integer:
         self.bytes = float(table.n * (self.width if keep else table.row_bytes))
 
     def _project(self, centered: Float[Tensor, "rows d"]) -> Float[Tensor, "rows q"]:
-        return centered if self.matrix is None else centered @ self.matrix
+        """Coordinates, from float32 products over runs of `RUN` elements, added up in float64."""
+        if self.matrix is None:
+            return centered
+        runs = zip(centered.split(RUN, 1), self.matrix.split(RUN))
+        out = torch.zeros(len(centered), self.width, dtype=torch.float64, device=centered.device)
+        for part, axes in runs:
+            out.add_(part @ axes)
+        return out
 
-    def _measure(self, centered: Float[Tensor, "rows d"], offset: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Coordinates in float32, a bound on their error (and the row's, if it was rounded), and the norm of the rest.
+    def _measure(self, centered: Tensor, whole: Float[Tensor, " rows"], offset: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Coordinates of float32 rows of norm `whole`, a bound on their error, and the norm of what they leave out.
 
-        Float32 rounds the difference to the mean, whose parts are up to `offset`; the d products of each coordinate;
-        and the norms here.
+        Float32 rounds the difference to the mean, whose parts are up to `offset`, and the products of a run.
         """
         z = self._project(centered)
-        whole, norm = centered.norm(dim=1), z.norm(dim=1)
         wrong = 4 * ULP * (whole + offset)
         if self.matrix is not None:
-            wrong = wrong + (self.table.d + 4) * ULP * self.width**0.5 * whole
-        return z, wrong, _rest(whole * (1 + 1e-4), norm * (1 - 1e-4) - wrong)
+            wrong = wrong + (RUN + 4) * ULP * self.width**0.5 * whole
+        along = (z.norm(dim=1).double() * (1 - 1e-6 * (self.matrix is None)) - wrong).clamp(min=0)
+        return z, wrong, (whole**2 * (1 + 1e-9) - along**2).clamp(min=0).sqrt()
 
-    def _encode(self, part: Float[Tensor, "rows d"]) -> tuple[Tensor, Float[Tensor, "5 rows"]]:
-        """Codes, and the factors of the slack that belong to points: -, |z|, |z - z^|, |Rmu|, 1."""
-        z, wrong, rest = self._measure(part.float() - self.mean, float(self.mean.norm()))
+    def _encode(self, start: int, part: Float[Tensor, "rows d"]) -> tuple[Tensor, Float[Tensor, "4 rows"]]:
+        """Codes, and the factors of the slack that belong to points: -, |z|, |z - z^|, |Rmu|."""
+        whole = (2 * self.table.half[start : start + len(part)]).sqrt()
+        z, wrong, rest = self._measure(part.float() - self.mean, whole, float(self.mean.norm()))
         codes = (z / self.scale).round_().clamp_(-127, 127)
         norm = z.norm(dim=1) * (1 + 1e-4) + wrong
         error = z.sub_(codes, alpha=self.scale).norm(dim=1) * (1 + 1e-4) + wrong
-        return codes.to(torch.int8), torch.stack([norm, norm, error, rest, torch.ones_like(norm)])
+        return codes.to(torch.int8), torch.stack([norm, norm, error, rest]).float()
 
     def coordinates(self, start: int) -> Float[Tensor, "rows q"]:
         """Coordinates of a block of points whose codes are kept, to 8 bits."""
@@ -102,41 +122,56 @@ class Integer:
 
     def _blocks(self) -> Iterator[tuple[int, Tensor]]:
         if self.codes is None:
-            yield from ((start, self._encode(part)[0]) for start, part in self.table.raw())
+            yield from ((start, self._encode(start, part)[0]) for start, part in self.table.raw())
         else:
             yield from ((start, self.codes[start : start + COLUMNS]) for start in range(0, self.table.n, COLUMNS))
 
-    def upper(self, query: Float[Tensor, "batch d"]) -> Iterator[tuple[int, Tensor]]:
+    def _room(self, batch: int, start: int) -> Float[Tensor, "batch columns"]:
+        """Where bounds of the points from `start` on go: products are made in blocks, looked at in larger groups."""
+        columns = max(COLUMNS, self.table.rows, GROUP // batch)
+        return torch.empty(batch, min(columns, self.table.n - start), device=self.slack.device)
+
+    def look(self, query: Float[Tensor, "batch d"]) -> Look:
         """See `survivors.Screen`. Cost: 2 * batch * n * width integer operations."""
-        y, wrong, rest = self._measure(query.float(), 0.0)
+        whole = query.norm(dim=1)
+        y, wrong, rest = self._measure(query.float(), whole, 0.0)
         scale = y.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
         codes = (y / scale).round_()
         kept = codes.norm(dim=1) * scale[:, 0] * (1 + 1e-4)
         lost = y.sub_(codes * scale).norm(dim=1) * (1 + 1e-4) + wrong
         # A dozen float32 roundings of terms that are at most this large.
-        bias = 16 * ULP * (query.norm(dim=1) * self.table.radius + float(self.table.half.max()))
-        left = torch.stack([torch.ones_like(lost), lost, kept, rest, bias.float()], 1)
-        unit, codes = scale * self.scale, codes.to(torch.int8)
-        for start, block in self._blocks():
-            part = self.slack[:, start : start + len(block)]
-            yield start, torch._int_mm(codes, block.T).float().mul_(unit).addmm_(left, part)
+        bias = (16 * ULP * (whole * self.table.radius + float(self.table.half.max()))).float()[:, None]
+        left = torch.stack([torch.ones_like(lost), lost, kept, rest], 1).float()
+        unit, codes = (scale * self.scale).float(), codes.to(torch.int8)
 
+        def upper() -> Iterator[tuple[int, Tensor]]:
+            group, first = self._room(len(query), 0), 0
+            for start, block in self._blocks():
+                if start + len(block) - first > group.shape[1]:
+                    yield first, group[:, : start - first]
+                    group, first = self._room(len(query), start), start
+                part = group[:, start - first : start - first + len(block)]
+                torch.mul(torch._int_mm(codes, block.T), unit, out=part)
+                part.addmm_(left, self.slack[:, start : start + len(block)]).add_(bias)
+            yield first, group[:, : self.table.n - first]
 
-def _rest(whole: Float[Tensor, " rows"], along: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
-    """Norm of what a projection leaves out, from that of the row and of the projection; rounded up."""
-    square = whole**2
-    return (square - along.clamp(min=0) ** 2 + 1e-6 * square).clamp(min=0).sqrt()
+        def excess(row: Tensor, point: Tensor) -> Tensor:
+            return (left[row, 1:] * self.slack[1:, point].T).sum(1)
+
+        return Look(upper(), excess)
 
 
 def principal(table: Table, axes: int = AXES) -> Float[Tensor, "d axes"]:
-    """About the leading principal axes of the points, orthonormal to float32.
+    """Axes of about the leading principal subspace of the points, orthonormal to float32, turned at random in it.
 
-    Any orthonormal axes give a valid screen, good ones a sharp one: two power iterations on a sample are
-    enough. Cost: 12 * 4096 * d * axes flops.
+    Any orthonormal axes give a valid screen. Good ones leave little out: two power iterations on a sample are enough.
+    And their coordinates must be alike to share a scale of 8 bits, which principal ones are not: hence the turn.
+    Cost: 12 * 4096 * d * axes flops.
     """
+    generator = Generator().manual_seed(0)
     sample = (table.points[:: max(1, table.n // SAMPLE)].double() - table.mean).float()
-    start = torch.randn(len(sample), axes, generator=Generator().manual_seed(0)).to(sample)
-    basis = sample.T @ start
+    basis = sample.T @ torch.randn(len(sample), axes, generator=generator).to(sample)
     for _ in range(2):
         basis = sample.T @ (sample @ torch.linalg.qr(basis).Q)
-    return torch.linalg.qr(basis.double()).Q.float().contiguous()
+    turn = torch.linalg.qr(torch.randn(axes, axes, generator=generator, dtype=torch.float64)).Q.to(basis.device)
+    return (torch.linalg.qr(basis.double()).Q @ turn).float().contiguous()

@@ -7,20 +7,20 @@ heaviest and is dropped. The argument needs no assumption about the data, only t
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from temperance.engine import exact, moments
+from temperance.engine import exact, moments, scan
 from temperance.engine.exact import Pairs
 from temperance.engine.law import Law
 from temperance.engine.moments import Moments
+from temperance.engine.screen import Look
 from temperance.engine.table import Table
 
-FIRST = 4  # pairs of a row that are measured before its others
+FIRST = 1  # pairs of a row that are measured before its others
 SAMPLED = 16  # one point in so many tells how many survive
 
 
@@ -32,39 +32,52 @@ class Screen(Protocol):
     flops: float  # per row
     bytes: float  # per batch
 
-    def upper(self, query: Float[Tensor, "batch d"]) -> Iterator[tuple[int, Tensor]]:
-        """Blocks (first point, U [batch, rows]) over all points; `query` is x - mean in float64."""
+    def look(self, query: Float[Tensor, "batch d"]) -> Look:
+        """Bounds on the affinities of `query`, x - mean in float64, with all points."""
         ...
 
 
+class Caps(NamedTuple):
+    """How many points a row may keep: while points stream by, at their end, and after measuring them."""
+
+    early: int
+    late: int
+    measured: int
+
+    @classmethod
+    def none(cls, n: int) -> "Caps":
+        """As many as there are."""
+        return cls(n, n, n)
+
+
 class Found(NamedTuple):
-    """Surviving pairs, sorted by row and falling bound, and the rows that had more than the cap and have none."""
+    """Surviving pairs, by row and from near to far as the screen guesses, and the rows with more than the cap."""
 
     pairs: Pairs
     bound: Float[Tensor, " pairs"]  # of the affinity
     over: Bool[Tensor, " batch"]
 
 
-def find(x: Float[Tensor, "batch d"], table: Table, law: Law, screen: Screen, nats: float, cap: int) -> Found:
-    """Every point whose pull may be within `nats` of the heaviest, for rows with at most `cap` of them.
+def find(x: Float[Tensor, "batch d"], table: Table, law: Law, screen: Screen, nats: float, caps: Caps) -> Found:
+    """Every point whose pull may be within `nats` of the heaviest, for rows with few enough of them.
 
-    A row is given up early when so many points of the first blocks survive that the cap is out of reach.
+    A row is given up early when so many points of the first groups survive that its cap is out of reach.
     """
     query = x - table.mean
     state = _State(query.square().sum(1))
-    for start, upper in screen.upper(query):
-        top = upper.amax(1)
-        state.improve(x, table, upper, top, start)
+    look = screen.look(query)
+    for start, upper in look.upper:
+        top, place = scan.best(upper)
+        state.improve(x, table, top, place + start)
         least = state.least(law, nats, upper.dtype)
-        rows = (top >= least).nonzero()[:, 0]
-        state.expect(rows, upper, least, limit=cap * max(1.0, 4 * (start + upper.shape[1]) / table.n))
-        rows = rows[~state.over[rows]]
+        state.expect(upper, least, limit=caps.early * max(1.0, 4 * (start + upper.shape[1]) / table.n))
+        rows = ((state.top >= least) & ~state.over).nonzero()[:, 0]
         some = upper if len(rows) == len(upper) else upper[rows]
-        row, column = (some >= least[rows, None]).nonzero(as_tuple=True)
+        row, column = scan.where(some >= least[rows, None])
         state.kept.append((rows[row], column + start, some[row, column]))
         if bool(state.over.all()):
             break
-    return state.found(state.least(law, nats, torch.float32), cap)
+    return state.found(state.least(law, nats, torch.float32), caps.late, look)
 
 
 class _State:
@@ -73,16 +86,17 @@ class _State:
     def __init__(self, x2: Float[Tensor, " batch"]):
         self.x2 = x2
         self.r2 = torch.full_like(x2, torch.inf)
-        self.liked = torch.full_like(x2, -torch.inf)
+        self.top = self.liked = torch.full_like(x2, -torch.inf)
         self.seen = torch.zeros_like(x2)
         self.over = torch.zeros_like(x2, dtype=torch.bool)
         self.kept: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def improve(self, x: Tensor, table: Table, upper: Tensor, top: Tensor, start: int) -> None:
-        """An exact distance where a block holds a point that the screen likes better than all before."""
+    def improve(self, x: Tensor, table: Table, top: Tensor, point: Tensor) -> None:
+        """A distance, where a group holds a point that the screen likes better than all before."""
+        self.top = top
         rows = (top > self.liked).nonzero()[:, 0]
         self.liked = torch.maximum(self.liked, top.double())
-        size, error = exact.rough(x, table, Pairs(rows, upper[rows].argmax(1) + start))
+        size, error = exact.rough(x, table, Pairs(rows, point[rows]))
         self.r2[rows] = torch.minimum(self.r2[rows], (size + error) ** 2)
 
     def least(self, law: Law, nats: float, dtype: torch.dtype) -> Float[Tensor, " batch"]:
@@ -93,12 +107,12 @@ class _State:
         least = torch.where(self.over, torch.inf, least - least.abs() * 2 * torch.finfo(dtype).eps)
         return least.to(dtype)
 
-    def expect(self, rows: Tensor, upper: Tensor, least: Tensor, limit: float) -> None:
-        """Give up rows that, by a sample of each block, have had more candidates than `limit`."""
-        self.seen[rows] += SAMPLED * (upper[rows, ::SAMPLED] >= least[rows, None]).sum(1)
+    def expect(self, upper: Tensor, least: Tensor, limit: float) -> None:
+        """Give up rows that, by a sample of each group, have had more candidates than `limit`."""
+        self.seen += SAMPLED * (upper[:, ::SAMPLED] >= least[:, None]).sum(1)
         self.over |= self.seen > limit
 
-    def found(self, least: Float[Tensor, " batch"], cap: int) -> Found:
+    def found(self, least: Float[Tensor, " batch"], cap: int, look: Look) -> Found:
         """Candidates that are above the final threshold, by row."""
         row, index, bound = (torch.cat(parts) for parts in zip(*self.kept))
         alive = bound >= least[row]
@@ -106,7 +120,8 @@ class _State:
         self.over |= torch.bincount(row, minlength=len(self.seen)) > cap
         alive = ~self.over[row]
         row, index, bound = row[alive], index[alive], bound[alive]
-        order = bound.argsort(descending=True)
+        # Without its slack a bound is a guess: the best guess is probably the nearest point.
+        order = (bound - look.excess(row, index)).argsort(descending=True)
         order = order[row[order].argsort(stable=True)]
         return Found(Pairs(row[order], index[order]), bound[order], self.over)
 
@@ -123,7 +138,7 @@ def weigh(
 ) -> tuple[Weighed, Bool[Tensor, " batch"]]:
     """Exact distances of the pairs that matter, and the rows with more than `cap` of them, which are left out.
 
-    The `FIRST` pairs of each row, by a float32 difference, bound the nearest; most others then need none.
+    The `FIRST` pairs of each row, measured by a float32 difference, bound the nearest; most others need none.
     """
     x2 = (x - table.mean).square().sum(1)
     first = _place(found.pairs, len(x)) < FIRST

@@ -100,7 +100,7 @@ class _Wide:
 
     def __init__(self, denoiser: EmpiricalDenoiser, axes: Integer, x: Float[Tensor, "batch d"]):
         self.denoiser, self.axes, self.table = denoiser, axes, denoiser.table
-        _, self.norm, self.lost, self.rest, _ = axes.slack.amax(1).tolist()
+        _, self.norm, self.lost, self.rest = axes.slack.amax(1).tolist()
         self.half = self.table.half.float()
         self.known = (x.double() - self.table.mean).float()
         self.pending: Tensor | None = None
