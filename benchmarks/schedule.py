@@ -52,7 +52,7 @@ def compare(name: str, points: Tensor, trajectories: int, batch: int = 64) -> di
 def real(name: str, limit: int) -> Tensor | None:
     """A built-in set as flat rows in [-1, 1], or None where it is not installed."""
     try:
-        return torch.from_numpy(data.load(f"{name}[:{limit}]").pixels).flatten(1).float().div_(127.5).sub_(1)
+        return data.load(f"{name}[:{limit}]").tensor().flatten(1)
     except data.InputError:
         say(f"{name} is not installed: left out")
         return None

@@ -5,7 +5,8 @@ from benchmarks.common import arguments, images, ratios, roof, say, show
 from torch import Tensor
 
 from temperance.distance import Neighbors
-from temperance.objective import TangentSmoothed, TemperatureSmoothed, _noised
+from temperance.engine import tempered_mean
+from temperance.objective import TangentSmoothed, _noised
 from temperance.schedule import Edm
 
 
@@ -29,19 +30,18 @@ def gathered_tangent(mu: Tensor, points: Tensor, near: Tensor, z: Tensor) -> Ten
 
 
 def compare(d: int, k: int, batch: int, n: int = 50_000) -> dict:
-    """Seconds of the objective beyond drawing the noise, as a share of the gather's."""
+    """How many times as fast as the gather both targets are."""
     points, g = images(n, d), torch.Generator().manual_seed(0)
     near = Neighbors(torch.randint(n, (n, k), generator=g), torch.ones(n, k))
     index = torch.randint(n, (batch,), generator=g)
     mu, sigma = points[index], torch.full((batch,), 0.3)
     group = torch.cat([index[:, None], near.index[index]], 1)
-    tempered = TemperatureSmoothed(Low(), points, near, 1.0)
     tangent, schedule = TangentSmoothed(Low(), points, near, 0.7), Low()
     z = torch.randn(batch, k, generator=g) * 0.7 / k**0.5
     r = ratios(
         {
             "noise": lambda: _noised(mu, schedule, g, told=True),
-            "temperature": lambda: tempered(mu, index, g),
+            "temperature": lambda: tempered_mean(mu, points, group, sigma, 1.0 / 0.3),
             "tangent": lambda: tangent(mu, index, g),
             "gather_temperature": lambda: gathered_temperature(mu, points, group, sigma, 1.0),
             "gather_tangent": lambda: gathered_tangent(mu, points, near.index[index], z),
@@ -49,9 +49,9 @@ def compare(d: int, k: int, batch: int, n: int = 50_000) -> dict:
         rounds=15,
     )
     row = {"d": d, "k": k, "batch": batch}
-    for name in ("temperature", "tangent"):
-        # The noise every objective draws is not part of either target.
-        row[f"{name}_vs_gather"] = r[f"gather_{name}"] / max(r[name] - r["noise"], 1e-9)
+    row["temperature_vs_gather"] = r["gather_temperature"] / r["temperature"]
+    # The noise every objective draws is not part of the target.
+    row["tangent_vs_gather"] = r["gather_tangent"] / max(r["tangent"] - r["noise"], 1e-9)
     say(f"d {d} k {k} batch {batch}: {row}")
     return row
 

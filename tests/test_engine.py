@@ -9,7 +9,7 @@ from torch import Tensor
 
 from temperance import empirical
 from temperance.distance import neighbors
-from temperance.engine import EmpiricalDenoiser, ladder, paths, scan, survivors
+from temperance.engine import EmpiricalDenoiser, ladder, paths, scan, survivors, tempered_mean
 from temperance.engine.law import Gaussian
 from temperance.engine.screen import Integer, Single, principal
 from temperance.engine.table import Table
@@ -266,6 +266,17 @@ def test_tangent_is_the_formula():
     expected = empirical.tangent(p.flatten(1), table, 0.6)(x, sigma)
     torch.testing.assert_close(engine(x, sigma), expected, atol=1e-6, rtol=1e-5)
     assert engine.stats.path == ("tangent",) * 4
+
+
+def test_tempered_mean_is_the_formula():
+    p = cluster(3, 300, 50)
+    x, sigma = noisy(p, 4, 0.2).float(), torch.linspace(0.05, 0.6, 12)
+    index = torch.randint(300, (12, 9), generator=torch.Generator().manual_seed(0))
+    hot = (1 / sigma).clamp(min=1)
+    expected = empirical.denoise(empirical.noise_conditional(x, p, sigma, index=index, temperature=hot), p)
+    torch.testing.assert_close(tempered_mean(x, p, index, sigma, hot), expected, atol=2e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="sigma and temperature must be finite"):
+        tempered_mean(x, p, index, sigma * 0)
 
 
 def test_memory_mapped_points(tmp_path, eager):

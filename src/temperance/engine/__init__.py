@@ -8,6 +8,7 @@ which path ran and what it may have left out.
 * `ShardedDenoiser`: the same with the points spread over processes;
 * `tracked_heun`: `sample.heun` that carries products along instead of computing them;
 * `neighbor_table`, `Finder`, `distinct`: exact nearest points, the table of all of them, duplicates;
+* `tempered_mean`: the target of temperature smoothing in a training step;
 * `effective_sample_size_curve`, `collapse_sigma`: how crowded the posterior is.
 """
 
@@ -17,6 +18,7 @@ from temperance.engine.nearest import Finder
 from temperance.engine.neighbors import distinct, neighbor_table
 from temperance.engine.shard import ShardedDenoiser
 from temperance.engine.stats import Stats
+from temperance.engine.target import tempered_mean
 from temperance.engine.tracked import tracked_heun
 
 __all__ = [
@@ -28,5 +30,6 @@ __all__ = [
     "distinct",
     "effective_sample_size_curve",
     "neighbor_table",
+    "tempered_mean",
     "tracked_heun",
 ]

@@ -11,7 +11,7 @@ from temperance.distance import Neighbors
 from temperance.empirical import Posterior, tangent
 from temperance.engine import survivors
 from temperance.engine.curve import Curve
-from temperance.engine.ladder import Ladder
+from temperance.engine.ladder import WORTH, Ladder
 from temperance.engine.law import Gaussian, Law, Marginal
 from temperance.engine.paths import Result, run
 from temperance.engine.stats import Stats, describe, join
@@ -79,6 +79,11 @@ class EmpiricalDenoiser:
         self.curve = Curve(self.table.d, sigma_min, sigma_max, points.device) if mode == "unconditional" else None
         self.tangent = tangent(flat, neighbors, h) if neighbors is not None and h is not None else None
         self.stats: Stats | None = None  # of the last call
+
+    def prepare(self) -> "EmpiricalDenoiser":
+        """Build the screens now, which otherwise happens once 256 rows have been asked for. Returns itself."""
+        self.ladder.screens(WORTH)
+        return self
 
     def __call__(self, x: Float[Tensor, "batch *shape"], sigma: Tensor | None) -> Float[Tensor, "batch *shape"]:
         """E[mu | x] in the type of x; `stats` then describes this call."""
