@@ -68,7 +68,7 @@ def nearest(x: Float[Tensor, "batch d"], points: Float[Tensor, "n d"], k: int) -
     rows = max(1, BLOCK // len(points))
     parts = [_nearest_block(part, points, centered, mean, half, k) for part in x.split(rows)]
     if not parts:
-        return Neighbors(torch.empty(0, k, dtype=torch.long), torch.empty(0, k))
+        return Neighbors(torch.empty(0, k, dtype=torch.long, device=x.device), torch.empty(0, k, device=x.device))
     return Neighbors(torch.cat([p.index for p in parts]), torch.cat([p.distance for p in parts]))
 
 
@@ -76,7 +76,9 @@ def _nearest_block(x: Tensor, points: Tensor, centered: Tensor, mean: Tensor, ha
     query = x.float() - mean
     rank = torch.addmm(half, query, centered.T, alpha=-1.0)  # (|mu|^2 - 2 x.mu) / 2: same order as the distance
     norm = half.max().mul(2).sqrt()
-    slack = 4e-7 * (query.norm(dim=1) + norm) * norm * max(1.0, x.shape[1] ** 0.5 / 8)
+    # d + 8 roundings of a product of norms, and those of the differences to the mean.
+    slack = 2.0**-24 * ((x.shape[1] + 8) * (query.norm(dim=1) * norm + norm**2 / 2))
+    slack = slack + 2.0**-22 * mean.norm() * (query.norm(dim=1) + norm)
     wide = min(len(points), k + 8)
     while True:
         value, candidate = rank.topk(wide, largest=False)
@@ -97,8 +99,8 @@ def neighbors(points: Float[Tensor, "n d"], k: int, labels: Int[Tensor, " n"] | 
     """
     if labels is None:
         return _without_self(points, k)
-    index = torch.empty(len(points), k, dtype=torch.long)
-    distance = torch.empty(len(points), k)
+    index = torch.empty(len(points), k, dtype=torch.long, device=points.device)
+    distance = torch.empty(len(points), k, device=points.device)
     for label in labels.unique():
         member = (labels == label).nonzero()[:, 0]
         part = _without_self(points[member], k)
@@ -110,7 +112,7 @@ def _without_self(points: Tensor, k: int) -> Neighbors:
     if len(points) <= k:
         raise ValueError(f"k={k} neighbors need at least {k + 1} points, got {len(points)}")
     found = nearest(points, points, k + 1)
-    own = torch.arange(len(points))[:, None]
+    own = torch.arange(len(points), device=points.device)[:, None]
     self_last = (found.index == own).long()
     # A point with more than k duplicates may not list itself: then the farthest of the k + 1 is dropped.
     self_last[self_last.sum(1) == 0, -1] = 1
