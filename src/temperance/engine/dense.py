@@ -69,7 +69,10 @@ def _reweigh(
     fine = (x2[pairs.row] - exact.squared(x, table, pairs)) / 2
     own, best = law.take(pairs.row), sums.best.double()[pairs.row]
     old, new = (moments.terms(own, a[:, None], best, x2[pairs.row]) for a in (rough.double(), fine))
-    delta = lambda a: exact.by_row(a[:, 0], pairs.row, len(x), "sum")  # noqa: E731
+
+    def delta(change: Tensor) -> Tensor:
+        return exact.by_row(change[:, 0], pairs.row, len(x), "sum")
+
     return Moments(
         sums.best,
         sums.mass + delta(new.e - old.e),

@@ -100,9 +100,7 @@ class _State:
         self.r2[rows] = torch.minimum(self.r2[rows], (size + error) ** 2)
 
     def least(self, law: Law, nats: float, dtype: torch.dtype) -> Float[Tensor, " batch"]:
-        """The affinity below which a point does not matter, rounded down; infinite for rows that are given
-        up.
-        """
+        """The affinity below which a point does not matter, rounded down; infinite for rows that are given up."""
         least = (self.x2 - law.cut(self.r2, nats)) / 2
         least = torch.where(self.over, torch.inf, least - least.abs() * 2 * torch.finfo(dtype).eps)
         return least.to(dtype)
