@@ -187,7 +187,7 @@ def test_bad_input_is_one_line(tmp_path: Path, folder: Path) -> None:
     assert "7" in refused("train", tmp_path / "range.npy", "--out", out)
     np.save(tmp_path / "kind.npy", np.full((20, 8, 8, 1), 7, np.int64))
     assert "int64" in refused("train", tmp_path / "kind.npy", "--out", out)
-    assert not (out / "model").exists() and not (out / "config.yaml").exists()
+    assert not out.exists()
     (folder / "img3.png").write_bytes(b"not an image")
     assert "img3.png" in refused("train", folder, "--out", out)
     Image.new("L", (9, 9)).save(folder / "img3.png")
@@ -195,6 +195,7 @@ def test_bad_input_is_one_line(tmp_path: Path, folder: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     assert "is a file" in refused("train", "digits[:40]", "--out", file)
+    assert "cannot" in refused("train", "digits[:40]", "--out", file / "below")
 
 
 def test_bad_usage_is_one_line(tmp_path: Path, trained: Path) -> None:

@@ -91,13 +91,6 @@ def _writable(out: Path, *, fresh: str | None = None) -> Path:
         raise ValueError(f"--out {out} cannot be written: no permission in {parent}; choose another folder")
     if fresh and (out / fresh).exists():
         raise ValueError(f"--out {out} already holds {fresh}; choose another folder, or --resume a training run")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".temperance-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"--out {out} cannot be written ({error.strerror}); choose another folder") from error
     return out
 
 
@@ -123,6 +116,7 @@ def _load(
     if images.skipped:
         print(f"{len(images.skipped)} files of {spec} could not be read and were left out", file=sys.stderr)
         if on_bad == "quarantine" and out is not None:
+            out.mkdir(parents=True, exist_ok=True)
             record_skipped(images, out / "quarantine.jsonl")
     return images
 

@@ -1,0 +1,49 @@
+"""How recall depends on the number of images and on the feature space: the table behind LOG.md's entry.
+
+python -m benchmarks.recall [--quick]
+"""
+
+import argparse
+import warnings
+
+import torch
+
+from temperance.data import load, split
+from temperance.demo import Plan, _sets
+from temperance.features import encode
+from temperance.metrics import quality
+from temperance.recipe import closed_form
+from temperance.sample import Noise, heun, integrate
+from temperance.schedule import edm_for
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one split instead of two")
+    warnings.simplefilter("ignore")
+    for seed in (2,) if parser.parse_args().quick else (2, 3):
+        train, heldout, encoder = _sets(Plan(), seed)
+        points, unseen = train.tensor(), heldout.tensor()
+        real = split(load("digits"), (100, 700, 997), seed)[2].tensor()
+        grid = edm_for(points.flatten(1)).grid(20)
+        sets = {
+            name: integrate(heun, closed_form(points, name), points.shape[1:], grid, Noise(seed, range(700))).x
+            for name in ("empirical", "tangent")
+        } | {"real": real[:700]}
+        features = encode(encoder, real)
+        center = features.mean(0)
+        axes = torch.linalg.svd(features - center, full_matrices=False)[2][:16].T
+        spaces = {
+            "classifier": lambda x: encode(encoder, x),
+            "16 principal": lambda x: (encode(encoder, x) - center) @ axes,
+            "pixels": lambda x: x.flatten(1),
+        }
+        for space, view in spaces.items():
+            for n in (200, 500, 700):
+                found = {k: quality(view(v[:n].clamp(-1, 1)), view(unseen[:n])).recall.value for k, v in sets.items()}
+                shown = "  ".join(f"{k} {v:.2f}" for k, v in found.items())
+                print(f"split {seed}  {space:<14} n {n}  recall: {shown}")
+
+
+if __name__ == "__main__":
+    main()
