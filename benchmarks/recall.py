@@ -7,10 +7,11 @@ import argparse
 import warnings
 
 import torch
+from torch import Tensor
 
 from temperance.data import load, split
 from temperance.demo import Plan, _sets
-from temperance.features import encode
+from temperance.features import Encoder, encode
 from temperance.metrics import quality
 from temperance.recipe import closed_form
 from temperance.sample import Noise, heun, integrate
@@ -30,19 +31,24 @@ def main() -> None:
             name: integrate(heun, closed_form(points, name), points.shape[1:], grid, Noise(seed, range(700))).x
             for name in ("empirical", "tangent")
         } | {"real": real[:700]}
-        features = encode(encoder, real)
-        center = features.mean(0)
-        axes = torch.linalg.svd(features - center, full_matrices=False)[2][:16].T
-        spaces = {
-            "classifier": lambda x: encode(encoder, x),
-            "16 principal": lambda x: (encode(encoder, x) - center) @ axes,
-            "pixels": lambda x: x.flatten(1),
-        }
-        for space, view in spaces.items():
+        for space, (views, reference) in _spaces(sets, unseen, real, encoder).items():
             for n in (200, 500, 700):
-                found = {k: quality(view(v[:n].clamp(-1, 1)), view(unseen[:n])).recall.value for k, v in sets.items()}
-                shown = "  ".join(f"{k} {v:.2f}" for k, v in found.items())
+                found = {name: quality(rows[:n], reference[:n]).recall.value for name, rows in views.items()}
+                shown = "  ".join(f"{name} {value:.2f}" for name, value in found.items())
                 print(f"split {seed}  {space:<14} n {n}  recall: {shown}")
+
+
+def _spaces(sets: dict[str, Tensor], unseen: Tensor, real: Tensor, encoder: Encoder):
+    """Every set and the unseen images as rows of three feature spaces."""
+    features = encode(encoder, real)
+    center = features.mean(0)
+    axes = torch.linalg.svd(features - center, full_matrices=False)[2][:16].T
+    spaces = {
+        "classifier": lambda x: encode(encoder, x),
+        "16 principal": lambda x: (encode(encoder, x) - center) @ axes,
+        "pixels": lambda x: x.flatten(1),
+    }
+    return {k: ({name: view(x.clamp(-1, 1)) for name, x in sets.items()}, view(unseen)) for k, view in spaces.items()}
 
 
 if __name__ == "__main__":
