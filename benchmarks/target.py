@@ -62,7 +62,9 @@ if __name__ == "__main__":
     if not options.quick:
         cases += [compare(d, k, 128) for d in (784, 3072) for k in (10, 100)]
     head = {
-        "speedup_vs_gather": cases[0]["tangent_vs_gather"],
+        # The slower of the two: a headline must hold for both smoothed objectives.
+        "speedup_vs_gather": min(cases[0]["tangent_vs_gather"], cases[0]["temperature_vs_gather"]),
         "temperature_vs_gather": cases[0]["temperature_vs_gather"],
+        "tangent_vs_gather": cases[0]["tangent_vs_gather"],
     }
     show({**head, "roof": roof(), "cases": cases}, options.json)

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from temperance.denoiser import expand
 from temperance.distance import Neighbors
-from temperance.empirical import denoise, noise_conditional
+from temperance.engine import tempered_mean
 from temperance.schedule import Schedule
 
 
@@ -94,14 +94,9 @@ class TemperatureSmoothed:
         sigma = target.sigma[low]
         strength = self.sigma_collapse if self.temperature is None else self.temperature
         group = torch.cat([index[low, None], self.neighbors.index[index[low]]], 1)
-        posterior = noise_conditional(
-            target.x[low].flatten(1),
-            self.points.flatten(1),
-            sigma,
-            index=group,
-            temperature=(strength / sigma).clamp(min=1),
-        )
-        smoothed = denoise(posterior, self.points.flatten(1)).reshape(len(low), *mu.shape[1:])
+        heat = (strength / sigma).clamp(min=1)
+        smoothed = tempered_mean(target.x[low].flatten(1), self.points.flatten(1), group, sigma, heat)
+        smoothed = smoothed.reshape(len(low), *mu.shape[1:])
         return target._replace(denoised=target.denoised.index_copy(0, low, smoothed.to(mu.dtype)))
 
 
