@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from temperance import data
-from temperance.data import Images, InputError, load, split, to_uint8
+from temperance.data import Images, InputError, decode, load, split, to_uint8
 
 
 def pixels(n=4, h=6, w=6, c=3, seed=0):
@@ -242,7 +242,7 @@ def test_bad_slices(text):
 
 
 def test_more_files_than_the_progress_limit(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(data, "PROGRESS_FROM", 3)
+    monkeypatch.setattr(decode, "PROGRESS_FROM", 3)
     for i in range(5):
         write(tmp_path / f"{i}.png", np.full((2, 2), i, np.uint8))
     assert load(tmp_path).pixels[:, 0, 0, 0].tolist() == list(range(5))

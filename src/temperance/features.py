@@ -4,12 +4,9 @@ No encoder is best everywhere: EfficientNet finds better same-class neighbors am
 pixels on MNIST. A Frechet distance in any of these spaces is a Frechet distance of that space, never "FID".
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,9 +15,11 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
 from torch.nn import functional
+
+from temperance import atomic
 
 FEATURES = 64  # width of the classifier's penultimate layer: full-rank covariance from some hundreds of images
 
@@ -236,7 +235,8 @@ def encode(
     Raises:
         ValueError: if there are no images, or the encoder does not return one finite row each.
 
-    Cost: memory of the features plus one batch; with a cache, one more pass over the images for the hash.
+    Cost: memory of the features plus one batch; with a cache, one more pass over the images for the
+        hash, and copies of the features while they are written.
     """
     if len(images) == 0 or batch_size < 1:
         raise ValueError(f"need images and a batch size of at least 1, got {len(images)} and {batch_size}")
@@ -284,24 +284,11 @@ def _read(path: Path, n: int) -> Tensor | None:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
-    """Write beside the target and rename: readers see the old file or the whole new one."""
+    """One safetensors file, of tensors on any device; readers see the old file or the whole new one."""
     try:
-        _write_renamed(path, tensors, about)
+        atomic.write_bytes(path, save({key: value.cpu().contiguous() for key, value in tensors.items()}, about))
     except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot write {path}: {error}; choose a folder that can be written") from error
-
-
-def _write_renamed(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, name, metadata=about)
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
 
 
 def by_name(name: str) -> Encoder:

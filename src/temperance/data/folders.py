@@ -1,0 +1,84 @@
+"""Image files in a folder or a zip: which count, their order, and the labels that folders or a table give them."""
+
+import json
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from temperance.data.images import InputError
+from temperance.data.source import Source
+
+SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"])
+
+
+def open_folder(path: Path) -> Source:
+    """A folder of images and all folders below it."""
+    every = (Path(root, file).relative_to(path).as_posix() for root, _, files in os.walk(path) for file in files)
+    table = path / "dataset.json"
+    content = table.read_bytes() if table.is_file() else None
+    return open_files(path, every, lambda name: (path / name).read_bytes(), content)
+
+
+def open_zip(path: Path, stack: ExitStack) -> Source:
+    """A zip of images; the archive stays open as long as `stack`."""
+    archive = stack.enter_context(zipfile.ZipFile(path))
+    every = archive.namelist()
+    return open_files(path, every, archive.read, archive.read("dataset.json") if "dataset.json" in every else None)
+
+
+def open_files(path: Path, every: Iterable[str], read: Callable[[str], bytes], table: bytes | None) -> Source:
+    """The images among the names in `every`, in natural order; labels from `table` (`dataset.json`) or the folders."""
+    names = tuple(sorted(filter(_is_image, every), key=natural))
+    if not names:
+        raise InputError(
+            f"{path} holds no images; expected files ending in {' '.join(sorted(SUFFIXES))}; check the path"
+        )
+    labels, classes = _folder_labels(names) if table is None else _table_labels(path, names, table)
+    return Source(lambda i: read(names[i]), len(names), names, labels, classes)
+
+
+def natural(name: str) -> tuple:
+    """Sort key under which img2 comes before img10, folder by folder."""
+    parts = (re.split(r"([0-9]+)", part) for part in name.split("/"))
+    return tuple(tuple((int(s), "") if i % 2 else (0, s.casefold()) for i, s in enumerate(p)) for p in parts), name
+
+
+def _is_image(name: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not hidden
+
+
+def _folder_labels(names: tuple[str, ...]) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+    """Label by the first folder in which paths differ; None if there is only one, or images lie beside it."""
+    parents = [PurePosixPath(name).parts[:-1] for name in names]
+    shared = len(os.path.commonprefix(parents))
+    if any(len(parts) == shared for parts in parents):
+        return None, None
+    own = [parts[shared] for parts in parents]
+    classes = tuple(sorted(set(own), key=natural))
+    number = {name: i for i, name in enumerate(classes)}
+    return np.array([number[name] for name in own], dtype=np.int64), classes
+
+
+def _table_labels(path: Path, names: tuple[str, ...], table: bytes) -> tuple[np.ndarray | None, None]:
+    """Labels of EDM's `dataset.json`: {"labels": [["00000/img00000000.png", 6], ...]} or null."""
+    try:
+        listed = json.loads(table)["labels"]
+        if listed is None:
+            return None, None
+        number = {str(name).replace("\\", "/"): label for name, label in listed}
+        labels = [number[name] for name in names]
+        if not all(isinstance(label, int) for label in labels):
+            raise ValueError("a label is not an integer")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: dataset.json must hold 'labels': [[file, integer], ...] for every image or null "
+            f"({type(error).__name__}: {error}); correct it or remove it"
+        ) from error
+    return np.array(labels, dtype=np.int64), None
