@@ -150,6 +150,7 @@ def demo(
 
 @verb
 def train(
+    context: typer.Context,
     data: Annotated[str, typer.Argument(help="Images: folder, zip, .npz, .npy or a built-in name.")],
     out: Out,
     objective: Annotated[str, typer.Option(help="conditional, unconditional, temperature or tangent.")] = "tangent",
@@ -185,9 +186,9 @@ def train(
     from temperance.run import train_run
 
     _writable(out, fresh=None if resume else "config.yaml")
-    minimum = k + 1 if objective in ("temperature", "tangent") else 2
-    images = _load(data, size, channels, on_bad, out, minimum=minimum, quiet=quiet)
-    found = train_run(images, out, given, config, set_ or [], resume=resume, progress=not quiet, device=device)
+    images = _load(data, size, channels, on_bad, out, minimum=2, quiet=quiet)
+    typed = {name for name in given if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
+    found = train_run(images, out, given, config, typed, set_ or [], resume=resume, progress=not quiet, device=device)
     chosen = "".join(f"\n  {name} auto: {value:.3g}" for name, value in found["chosen"].items())
     _say(
         quiet,

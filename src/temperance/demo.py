@@ -25,7 +25,7 @@ from temperance.distance import nearest
 from temperance.features import Encoder, efficientnet, train_classifier
 from temperance.hub import Model
 from temperance.metrics import Proximity
-from temperance.recipe import Recipe, closed_form, fit
+from temperance.recipe import Recipe, closed_form, fit, prepare
 from temperance.report import Distances, Neighbor, Pair, Series, comparison, write_json, write_page
 from temperance.sample import Noise, NotConverged, Samples, adaptive, heun, integrate
 from temperance.schedule import Schedule, edm_for
@@ -146,14 +146,14 @@ def _run(jobs: list[tuple[Plan, int, str]], progress: bool) -> list[Result]:
 
 def job(plan: Plan, seed: int, name: str, ticks: Any = None) -> list[Result]:
     """One method on one split, in a process of its own."""
-    train, heldout, encoder = _sets(plan, seed)
+    train, heldout, encoder = draw_sets(plan, seed)
     against = yardstick(train.tensor(), heldout.tensor(), encoder)
     if name in TRAINED:
         return _trained(plan, seed, name, against, (lambda n: ticks.put(n)) if ticks is not None else lambda n: None)
     return [_closed_form(plan, seed, name.removeprefix("closed-form-"), against)]
 
 
-def _sets(plan: Plan, seed: int) -> tuple[Images, Images, Encoder]:
+def draw_sets(plan: Plan, seed: int) -> tuple[Images, Images, Encoder]:
     """Train and held-out images, and an encoder that saw neither: a classifier of the rest, where labels allow it."""
     images = load(plan.data, size=plan.size, progress=False)
     spare = len(images) - plan.n_train - plan.n_heldout
@@ -186,14 +186,8 @@ def _trained(plan: Plan, seed: int, name: str, against: Yardstick, tick: Callabl
             kept["closed"] = True
         spent += time.perf_counter() - start
 
-    model, _ = fit(
-        Recipe(objective=name, network="mlp"),
-        against.train,
-        settings,
-        progress=False,
-        device="cpu",
-        visit=visit,
-    )
+    ready = prepare(Recipe(objective=name, network="mlp"), against.train, seed=seed)
+    model = fit(ready, against.train, settings, progress=False, device="cpu", visit=visit)
     seconds = time.perf_counter() - began - spent
     facts = {"seed": seed, "steps": settings.steps, "train_seconds": seconds}
     found = [_finish(plan, name, model.denoiser, model.schedule, against, facts)]
@@ -291,9 +285,18 @@ def _page(plan: Plan, results: list[Result], provenance: dict[str, Any]) -> Any:
     )
 
 
+def _command(plan: Plan) -> str:
+    """The command line that repeats this plan."""
+    size = "" if plan.size is None else f" --size {plan.size}"
+    return (
+        f"temperance demo --data {plan.data}{size} --steps {plan.steps} --samples {plan.n_samples}"
+        f" --seed {plan.seeds[0]} --seeds {len(plan.seeds)}"
+    )
+
+
 def _provenance(plan: Plan, seconds: float) -> dict[str, Any]:
     return {
-        "command": f"temperance demo --data {plan.data}",
+        "command": _command(plan),
         "plan": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(plan).items()},
         "seconds": round(seconds, 1),
         "versions": {name: version(name) for name in ("temperance", "torch", "diffusers", "numpy")},

@@ -114,7 +114,7 @@ def neighbor_table(points: Float[Tensor, "n c h w"], k: int, space: str) -> Neig
 
 
 def fit(
-    recipe: Recipe,
+    ready: Prepared,
     points: Float[Tensor, "n c h w"],
     settings: Settings,
     *,
@@ -123,9 +123,8 @@ def fit(
     progress: bool = True,
     device: str = "auto",
     visit: Callable[[int, Model], None] | None = None,
-) -> tuple[Model, Prepared]:
-    """Train what a recipe says on images in [-1, 1]; `visit` sees the averaged model at every checkpoint."""
-    ready = prepare(recipe, points, seed=settings.seed)
+) -> Model:
+    """Train what was prepared on images in [-1, 1]; `visit` sees the averaged model at every checkpoint."""
     shape = (points.shape[1], points.shape[2], points.shape[3])
     about = {"recipe": asdict(ready.recipe), "settings": asdict(settings), "n_train": len(points)}
 
@@ -143,7 +142,7 @@ def fit(
         device=device,
         visit=None if visit is None else lambda step, denoiser: visit(step, as_model(denoiser)),
     )
-    return as_model(average.cpu()), ready
+    return as_model(average.cpu())
 
 
 def closed_form(points: Float[Tensor, "n c h w"], name: str, k: int = 10) -> EmpiricalDenoiser:

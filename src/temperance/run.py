@@ -23,7 +23,7 @@ from temperance.atomic import write_bytes, write_json, write_text
 from temperance.data import Images, to_uint8
 from temperance.hub import Model
 from temperance.metrics import proximity
-from temperance.recipe import Recipe, closed_form, fit, names
+from temperance.recipe import Recipe, closed_form, fit, names, prepare
 from temperance.sample import Noise, NotConverged, Samples, adaptive, heun, integrate, predictor_corrector
 from temperance.schedule import edm_for
 from temperance.train import Settings
@@ -37,13 +37,15 @@ COPY = 1 / 3  # d1/d2 below which a sample counts as a copy (Yoon 2023)
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-def settings_from(given: dict[str, Any], config: Path | None, assignments: list[str]) -> tuple[Recipe, Settings]:
-    """Merge command line, configuration file and `key=value` assignments; later ones win.
+def settings_from(
+    defaults: dict[str, Any], config: Path | None, typed: set[str], assignments: list[str]
+) -> tuple[Recipe, Settings]:
+    """Merge option defaults, configuration file, the options named in `typed`, and `key=value`; later ones win.
 
     Raises:
         ValueError: for a key that does not exist (the nearest one is named) or a value of the wrong kind.
     """
-    merged = dict(given)
+    merged = dict(defaults)
     if config is not None:
         try:
             held = yaml.safe_load(config.read_text())
@@ -52,6 +54,7 @@ def settings_from(given: dict[str, Any], config: Path | None, assignments: list[
         if not isinstance(held, dict):
             raise ValueError(f"--config {config} must hold key: value lines")
         merged |= {k: v for k, v in held.items() if k not in ("data", "version")}
+    merged |= {name: defaults[name] for name in typed}
     for text in assignments:
         key, found, value = text.partition("=")
         if not found:
@@ -72,8 +75,9 @@ def settings_from(given: dict[str, Any], config: Path | None, assignments: list[
 def train_run(
     images: Images,
     out: Path,
-    given: dict[str, Any],
+    defaults: dict[str, Any],
     config: Path | None,
+    typed: set[str],
     assignments: list[str],
     *,
     resume: bool,
@@ -82,21 +86,22 @@ def train_run(
 ) -> dict[str, Any]:
     """Train on images and write `config.yaml`, `env.json`, `metrics.jsonl`, `checkpoint-N/` and `model/`.
 
-    A resumed run takes its settings from its own `config.yaml`; only `--set` can change them.
+    A resumed run takes its settings from its own `config.yaml`, except for what is given anew. Nothing is written
+    before the settings are known to work on the images.
     """
     saved = out / "config.yaml"
-    if resume and config is None and saved.exists():
-        given, config = {}, saved
-    recipe, settings = settings_from(given, config, assignments)
-    if resume and not (out / "env.json").exists():
+    if resume and not (saved.exists() and (out / "env.json").exists()):
         raise ValueError(f"nothing to resume: {out} holds no run; start without --resume")
+    recipe, settings = settings_from(defaults, saved if resume and config is None else config, typed, assignments)
     if resume and json.loads((out / "env.json").read_text())["train_sha256"] != images.fingerprint:
         raise ValueError(f"--resume: the images are not those that {out} was trained on")
     merged = {**vars(recipe), **vars(settings)}
+    began = time.perf_counter()
+    points = images.tensor()
+    ready = prepare(recipe, points, seed=settings.seed)
     write_text(saved, yaml.safe_dump({"data": images.source, **merged}, sort_keys=False))
     write_json(out / "env.json", environment(images))
-    began = time.perf_counter()
-    model, ready = fit(recipe, images.tensor(), settings, out=out, resume=resume, progress=progress, device=device)
+    model = fit(ready, points, settings, out=out, resume=resume, progress=progress, device=device)
     hub.save(out / "model", model)
     seconds = time.perf_counter() - began
     return {
