@@ -52,7 +52,11 @@ def test_json_has_every_key_of_the_interface(report, tmp_path):
 def test_page_shows_values_beside_their_null_and_promises_nothing(report):
     text = html(audit_page(report))
     assert not re.search(r"\b(anonymous|safe)\b", text, re.IGNORECASE)
-    assert "What was not" in text and "Real data" in text
+    assert "What was not" in text
+    (table,) = [b for b in audit_page(report).blocks if b.kind == "table"]
+    heads = [c.label for c in table.columns]
+    copied = dict(zip(heads, (c.text for c in table.rows[0].cells)))
+    assert (copied["Measurement"], copied["Value"], copied["Real data"]) == ("Copied", "5.0 %", "0.1 %")
     assert text.count("identical") >= 10
 
 
@@ -100,19 +104,33 @@ def test_sets_of_different_size_are_refused_with_both_names():
         audit(TRAIN, TRAIN, TRAIN.repeat(3, 3))
 
 
-@pytest.mark.parametrize(("fdr", "count"), [(0.0, 5), (1.0, 5), (0.05, 0)])
-def test_bad_input_is_one_clear_line(fdr, count):
+@pytest.mark.parametrize(
+    ("fdr", "count", "words"),
+    [
+        (0.0, 5, "fdr must lie between 0 and 1, got 0.0; 0.05 is usual"),
+        (1.0, 5, "fdr must lie between 0 and 1, got 1.0; 0.05 is usual"),
+        (0.05, 0, "generated holds no images; give at least 1"),
+    ],
+)
+def test_bad_input_is_one_clear_line(fdr, count, words):
     with pytest.raises(ValueError) as error:
         audit(TRAIN, REST[:count], fdr=fdr)
-    assert "\n" not in str(error.value)
+    assert str(error.value) == words
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_very_small_sets_work(n, tmp_path):
-    write(audit(TRAIN, REST[:n], HELDOUT[:n]), tmp_path)
-    write(audit(TRAIN[: n + 1], REST[:3]), tmp_path)
-    report = audit(TRAIN, REST[:n])
-    assert report.sizes == {"train": 100, "generated": n}
+    whole_set = ("fd_train", "kid", "mifid")
+    for sets in ((TRAIN, REST[:n], HELDOUT[:n]), (TRAIN[: n + 1], REST[:n]), (TRAIN, REST[:n])):
+        report = audit(*sets)
+        page, data = write(report, tmp_path)
+        found = json.loads(data.read_text())["encoders"]["pixels"]
+        assert list(report.sizes.values()) == [len(s) for s in sets]
+        assert [found[key] is not None for key in whole_set] == [n >= 2] * 3  # no spread in one image
+        assert found["precision"] is None  # needs more than 5 images
+        assert 0 < found["ratio_median"] <= 1 and 0 <= found["memorized_fraction"] <= 1
+        assert found["flagged"] == (0 if len(sets) == 3 else None)
+        assert page.read_text().count("<li><div") == n
 
 
 def test_one_training_image_is_refused():
@@ -177,8 +195,8 @@ def test_other_encoders_stand_side_by_side():
 
 
 def test_blocks_do_not_change_the_result(monkeypatch, report):
-    monkeypatch.setattr("temperance.metrics.QUERIES", 131)
-    monkeypatch.setattr("temperance.metrics.POINTS", 47)
+    monkeypatch.setattr("temperance.metrics.nearest.QUERIES", 131)
+    monkeypatch.setattr("temperance.metrics.nearest.POINTS", 47)
     assert as_json(audit(TRAIN, planted(), HELDOUT))["copies"] == list(report.copies)
 
 

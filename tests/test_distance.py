@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from temperance import distance
 from temperance.distance import direct, duplicates, fingerprint, nearest, neighbors, squared
 
 
@@ -70,6 +71,67 @@ def test_duplicates_form_chains():
     assert duplicates(p, 0.11).tolist() == [0, 1, 0, 0, 1, 5]
 
 
+class Streamed:
+    """Rows made on demand, which say how many were asked for at once."""
+
+    def __init__(self, points: Tensor):
+        self.points, self.most = points, 0
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, key) -> Tensor:
+        self.most = max(self.most, len(self.points[key]))
+        return self.points[key]
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.5])
+def test_a_hundred_copies_are_one_point(radius):
+    p = torch.cat([torch.ones(100, 3), 10 * torch.eye(3)])[torch.randperm(103)]
+    group = duplicates(p, radius)
+    assert len(group.unique()) == 4
+    for g in group.unique():
+        member = (group == g).nonzero()[:, 0]
+        assert int(member[0]) == g and bool((p[member] == p[g]).all())
+
+
+def test_a_cloud_and_a_long_chain_within_a_radius():
+    """More than 32 neighbors within the radius, and a chain whose ends are far apart, in an order that hides it."""
+    g = torch.Generator().manual_seed(0)
+    cloud = 1e-3 * torch.randn(200, 2, generator=g)
+    chain = torch.stack([10 + 0.1 * torch.arange(300.0), torch.zeros(300)], 1)
+    order = torch.randperm(500, generator=g)
+    group = duplicates(torch.cat([cloud, chain])[order], 0.1001)
+    assert sorted(group.unique(return_counts=True)[1].tolist()) == [200, 300]
+    broken = torch.cat([chain[:150], chain[151:]])
+    assert sorted(duplicates(broken, 0.1001).unique(return_counts=True)[1].tolist()) == [149, 150]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 60), st.integers(1, 4), st.sampled_from([0.0, 1000.0]))
+def test_duplicates_agree_with_loops(seed, n, d, offset):
+    g = torch.Generator().manual_seed(seed)
+    p = torch.randint(0, 6, (n, d), generator=g).float() + offset  # many distances are equal to the radius
+    for radius in (0.0, 1.0, 2.0**0.5):
+        linked = brute(p, p).sqrt().float() <= radius
+        group = torch.arange(n)
+        for _ in range(n):
+            group = torch.where(linked, group, n).amin(1)
+        assert torch.equal(duplicates(p, radius), group)
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.3])
+def test_duplicates_of_rows_made_on_demand(radius, monkeypatch):
+    p = torch.rand(200, 2, generator=torch.Generator().manual_seed(0))
+    p[150], p[190] = -0.0, 0.0
+    p[40:60] = p[3]
+    whole, rows = duplicates(p, radius), Streamed(p)
+    monkeypatch.setattr(distance, "ROWS", 17)
+    assert torch.equal(duplicates(rows, radius), whole) and rows.most == 17
+    assert whole[150] == whole[190] and bool((whole[40:60] == whole[3]).all())
+    assert torch.equal(duplicates(p.double(), radius), whole)
+
+
 def test_fingerprint_knows_type_shape_and_values():
     p = torch.arange(6.0)
     prints = {fingerprint(t) for t in (p, p.double(), p.view(2, 3), p + 1, p.flip(0))}
@@ -85,6 +147,8 @@ def test_fingerprint_knows_type_shape_and_values():
         (lambda p: nearest(p / 0, p, 1), "x holds 27 non-finite values"),
         (lambda p: nearest(p, p / 0, 1), "points holds 27 non-finite values"),
         (lambda p: nearest(p, p[:0], 1), "points is empty"),
+        (lambda p: duplicates(p / 0), "points holds 27 non-finite values"),
+        (lambda p: duplicates(p.view(3, 3, 3)), r"x and points must be \[batch, d\] and \[n, d\]"),
     ],
 )
 def test_bad_input(call, words):
@@ -94,3 +158,4 @@ def test_bad_input(call, words):
 
 def test_no_rows():
     assert nearest(torch.empty(0, 3), torch.rand(4, 3), 2).index.shape == (0, 2)
+    assert duplicates(torch.empty(0, 3)).tolist() == duplicates(torch.empty(0, 3), 1.0).tolist() == []

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from temperance.distance import nearest
-from temperance.engine import Finder, distinct, neighbor_table, neighbors
+from temperance.engine import Finder, neighbor_table, neighbors
 from temperance.engine import nearest as nearest_module
 from temperance.engine.screen import Integer
 
@@ -59,18 +59,6 @@ def test_finder_among_equal_points():
     assert torch.equal(got.index, torch.arange(4).expand(3, -1)) and float(got.distance.max()) == 0
 
 
-def test_distinct():
-    p = data(4, 200, 9)
-    p[100] = p[3]
-    p[150] = -0.0
-    p[151] = 0.0
-    expected = torch.arange(200)
-    expected[6] = expected[7] = 5
-    expected[100], expected[151] = 3, 150
-    assert torch.equal(distinct(p), expected)
-    assert torch.equal(distinct(p, torch.tensor([7, 100, 6])), torch.tensor([7, 100, 7]))
-
-
 def test_table_groups_duplicates():
     p = data(5, 300, 20)
     table = neighbor_table(p, 4)
@@ -86,6 +74,10 @@ def test_table_within_labels_and_in_another_space():
     p, labels = data(6, 200, 12), torch.arange(200) % 3
     table = neighbor_table(p, 3, labels=labels)
     assert torch.equal(labels[table.index], labels[:, None].expand(-1, 3))
+    labels[6], labels[7] = labels[5], (labels[5] + 1) % 3  # 5 and 6 are one point of their label; 7 is not theirs
+    same = neighbor_table(p, 3, labels=labels)
+    assert torch.equal(same.index[5], same.index[6]) and float(same.distance.min()) > 0
+    assert torch.equal(labels[same.index[7]], labels[7].expand(3))
     space = data(7, 200, 5)
     assert torch.equal(neighbor_table(p, 3, space=space).index, neighbor_table(space, 3).index)
 

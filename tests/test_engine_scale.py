@@ -1,4 +1,4 @@
-"""Sharding, tracked steps, the curve of p_MN, crowding: the parts of the engine that need more than a few rows."""
+"""Sharding, tracked steps, the curve of p_MN: the parts of the engine that need more than a few rows."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from temperance import diagnostics, engine
+from temperance import engine
 from temperance.empirical import _marginal, noise_unconditional
 from temperance.engine import EmpiricalDenoiser, approximate, ladder, neighbors, tracked_heun
 from temperance.engine.curve import Curve
@@ -139,20 +139,6 @@ def test_unconditional_denoiser_in_many_dimensions():
     torch.testing.assert_close(whole, expected.weights, atol=1e-6, rtol=1e-5)
     level = torch.where(got.weights > 1e-6, got.sigma, expected.sigma.gather(1, got.index))
     torch.testing.assert_close(level, expected.sigma.gather(1, got.index), rtol=1e-6, atol=0)
-
-
-def test_crowding_agrees_with_diagnostics():
-    points = smooth(300, 40)
-    denoiser = EmpiricalDenoiser(points)
-    curve = engine.effective_sample_size_curve(denoiser, [0.05, 0.5, 5.0], draws=64)
-    for row, sigma in zip(curve, (0.05, 0.5, 5.0)):
-        expected = diagnostics.mean_effective_sample_size(points, sigma, draws=64)
-        assert float(row.mean()) == pytest.approx(expected, rel=1e-4)
-    expected = diagnostics.collapse_sigma(points, draws=64)
-    assert engine.collapse_sigma(denoiser, draws=64) == pytest.approx(expected, rel=0.02)
-    for bad in (points[:2], points[:1].expand(5, -1).clone()):
-        with pytest.raises(ValueError, match="at least 3 points|all points are the same"):
-            engine.collapse_sigma(EmpiricalDenoiser(bad))
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import cosine_similarity
 
 from temperance import metrics as tm
+from temperance.distance import duplicates
+from temperance.metrics import fidelity
 from temperance.report import Measurement
 
 
@@ -48,13 +50,8 @@ def test_near_duplicates_need_their_groups():
     x, train = sets()
     near = torch.cat([train, train + 1e-3])
     assert tm.memorized_fraction(tm.proximity(train + 6e-4, near)).value < 0.1
-    group = tm.duplicate_groups(near, radius=0.01)
+    group = duplicates(near, radius=0.01)
     assert tm.memorized_fraction(tm.proximity(train + 6e-4, near, group)).value == 1
-
-
-def test_duplicate_groups_are_numbered_by_their_first_member():
-    points = torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.0, -0.0], [2.0, 0.0]])
-    assert tm.duplicate_groups(points).tolist() == [0, 1, 0, 1]
 
 
 def test_one_distinct_training_image_is_refused_in_one_line():
@@ -239,7 +236,7 @@ def test_quality_agrees_with_loops(k, monkeypatch):
     x, y = sets(70, 65, 3)
     expected = naive_quality(x, y * 0.8 + 0.3, k)
     assert [m.value for m in tm.quality(x, y * 0.8 + 0.3, k=k)] == pytest.approx(expected)
-    monkeypatch.setattr(tm, "ROWS", 16)
+    monkeypatch.setattr(fidelity, "ROWS", 16)
     assert [m.value for m in tm.quality(x, y * 0.8 + 0.3, k=k)] == pytest.approx(expected)
 
 

@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 import math
 import re
@@ -8,6 +10,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from temperance import report as tr
 from temperance.report.blocks import between, number, percent
@@ -176,8 +179,12 @@ def test_galleries_shrink_until_the_page_fits():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (8, 8, 1), (300, 200, 3)])
 def test_pictures_are_small_pngs(shape):
-    assert picture(np.zeros(shape, np.uint8)).startswith("data:image/png;base64,")
-    assert len(picture(np.zeros(shape, np.uint8))) < 2000
+    head, data = picture(np.full(shape, 200, np.uint8)).split(",")
+    shown = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert head == "data:image/png;base64" and shown.format == "PNG" and len(data) < 2000
+    h, w, channels = shape
+    assert shown.size == ((w, h) if max(h, w) <= 96 else (64, 96))
+    assert shown.mode == ("L" if channels == 1 else "RGB") and set(np.asarray(shown).ravel()) == {200}
 
 
 def test_difference_is_black_where_images_agree():
@@ -207,14 +214,17 @@ def test_json_has_no_nan(tmp_path):
 
 def test_plots_of_curves():
     figure = tr.curves(
-        [("a", [1, 10, 100], [0.5, 0.2, 0.1], 0)],
+        [("one line", [1, 10, 100], [0.5, 0.2, 0.1], 0), ("another", [1, 10], [0.4, 0.3], 1)],
         name="c",
         xlabel="steps",
         ylabel="share",
         level=("null", 0.05),
         log=(True, False),
     )
-    assert figure.svg.startswith("<svg") and "steps" in figure.svg
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", figure.svg)
+    assert {"steps", "share", "null", "one line", "another"} <= set(texts)
+    assert figure.svg.startswith("<svg") and "var(--s0)" in figure.svg and "var(--s1)" in figure.svg
+    assert figure.alt == "Line plot of share against steps for 2 series."
 
 
 def test_importing_stays_light():

@@ -6,13 +6,27 @@ distance comes from direct differences, so that duplicates are at exactly 0.
 """
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 BLOCK = 1 << 24  # elements of a temporary: 128 MB in float64
+ROWS = 2048  # points of a block where all pairs are visited: 32 MB of float64 distances
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Rows that may be made on demand: a tensor is one, and so are images encoded block by block."""
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        ...
+
+    def __getitem__(self, key: Any, /) -> Tensor:
+        """Return the rows of a slice, or of an index tensor, as [n, d]."""
+        ...
 
 
 class Neighbors(NamedTuple):
@@ -120,23 +134,83 @@ def _without_self(points: Tensor, k: int) -> Neighbors:
     return Neighbors(found.index.gather(1, order), found.distance.gather(1, order))
 
 
-def duplicates(points: Float[Tensor, "n d"], radius: float = 0.0) -> Int[Tensor, " n"]:
-    """A group number for every point: points closer than or at `radius` of each other, directly or in a chain.
+def duplicates(points: Rows, radius: float = 0.0) -> Int[Tensor, " n"]:
+    """A group number for every point: equal points, or chains of points within `radius`, share one.
 
     Groups are numbered by their first member, so `duplicates(p).unique().numel()` counts distinct points.
+
+    Args:
+        points: a tensor [n, d], or rows made on demand, a block at a time.
+        radius: the largest distance that links two points; at 0 only equal ones are linked.
+
+    Raises:
+        ValueError: if points are not [n, d] or not finite.
+
+    Cost: one pass over the bytes; with a radius also n^2 d flops in float64 over distinct points, and below 500 MB.
     """
-    group = torch.arange(len(points))
-    found = nearest(points, points, min(len(points), 32))
-    for i, j in zip(*torch.where(found.distance <= radius)):
-        a, b = _root(group, int(i)), _root(group, int(found.index[i, j]))
-        group[max(a, b)] = min(a, b)
-    return torch.tensor([_root(group, i) for i in range(len(points))])
+    group = _equal(points)
+    if radius <= 0 or len(group) == 0:
+        return group
+    first, place = group.unique(return_inverse=True)
+    return first[_chained(points, first, radius)[place]]
 
 
-def _root(group: Tensor, i: int) -> int:
-    while int(group[i]) != i:
-        i = int(group[i])
-    return i
+def _equal(points: Rows) -> Int[Tensor, " n"]:
+    """For each point the first that is equal to it, value for value, by a 128-bit hash of its bytes."""
+    first: dict[bytes, int] = {}
+    group: list[int] = []
+    step = _rows(points)
+    for start in range(0, len(points), step):
+        block = points[start : start + step].detach().cpu()
+        check_rows(block[:0], block)
+        values = (block if block.dtype == torch.float32 else block.double()) + 0.0  # -0 equals 0
+        for row in values.numpy():
+            digest = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+            group.append(first.setdefault(digest, len(group)))
+    return torch.tensor(group, dtype=torch.long)
+
+
+def _chained(points: Rows, chosen: Int[Tensor, " m"], radius: float) -> Int[Tensor, " m"]:
+    """Components of the graph that links chosen points within `radius`, by the place of their first member."""
+    label = torch.arange(len(chosen))
+    blocks = label.split(_rows(points))
+    for i, rows in enumerate(blocks):
+        x = points[chosen[rows]]
+        for columns in blocks[i:]:
+            y = x if columns is rows else points[chosen[columns]]
+            a, b = _within(x, y, radius, label[rows, None] != label[columns])
+            label = _linked(label, rows[a], columns[b])
+    return label
+
+
+def _rows(points: Rows) -> int:
+    """How many points make a block: fewer where they are wide."""
+    return max(1, min(ROWS, BLOCK // (2 * max(1, points[:1].shape[-1]))))
+
+
+def _within(x: Tensor, y: Tensor, radius: float, asked: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs among the `asked` ones at a distance of at most `radius`; border cases are decided by differences."""
+    d2 = squared(x, y).cpu()
+    # Every norm that enters the product form is at most twice the largest distance; and radii compare as float32.
+    slack = 4e-15 * (x.shape[1] + 8) * float(d2.max()) + 1e-6 * radius**2
+    a, b = (asked & (d2 <= radius**2 + slack)).nonzero(as_tuple=True)
+    sure = d2[a, b] < radius**2 - slack
+    border = (~sure).nonzero()[:, 0]
+    for part in border.split(max(1, BLOCK // x.shape[1])):
+        gap = direct(x[a[part]], y, b[part, None])[:, 0].cpu()
+        sure[part] = gap.sqrt().float() <= radius
+    return a[sure], b[sure]
+
+
+def _linked(label: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Labels after joining the components of each pair; a label is the place of the component's first member."""
+    while True:
+        one, other = label[a], label[b]
+        if torch.equal(one, other):
+            return label
+        label = label.scatter_reduce(0, torch.maximum(one, other), torch.minimum(one, other), "amin")
+        while not torch.equal(label, label[label]):
+            label = label[label]
 
 
 def fingerprint(points: Tensor) -> str:

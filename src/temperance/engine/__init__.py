@@ -7,15 +7,13 @@ which path ran and what it may have left out.
 * `EmpiricalDenoiser`: the front door; `evaluate` returns its result together with `Stats`;
 * `ShardedDenoiser`: the same with the points spread over processes;
 * `tracked_heun`: `sample.heun` that carries products along instead of computing them;
-* `neighbor_table`, `Finder`, `distinct`: exact nearest points, the table of all of them, duplicates;
-* `tempered_mean`: the target of temperature smoothing in a training step;
-* `effective_sample_size_curve`, `collapse_sigma`: how crowded the posterior is.
+* `neighbor_table`, `Finder`: exact nearest points, the table of all of them;
+* `tempered_mean`: the target of temperature smoothing in a training step.
 """
 
-from temperance.engine.crowd import collapse_sigma, effective_sample_size_curve
 from temperance.engine.denoiser import EmpiricalDenoiser
 from temperance.engine.nearest import Finder
-from temperance.engine.neighbors import distinct, neighbor_table
+from temperance.engine.neighbors import neighbor_table
 from temperance.engine.shard import ShardedDenoiser
 from temperance.engine.stats import Stats
 from temperance.engine.target import tempered_mean
@@ -26,9 +24,6 @@ __all__ = [
     "Finder",
     "ShardedDenoiser",
     "Stats",
-    "collapse_sigma",
-    "distinct",
-    "effective_sample_size_curve",
     "neighbor_table",
     "tempered_mean",
     "tracked_heun",

@@ -9,15 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from temperance.distance import Neighbors, fingerprint
+from temperance.distance import Neighbors, duplicates, fingerprint
 from temperance.engine.approximate import approximate_neighbors
 from temperance.engine.nearest import Finder
 
@@ -93,33 +92,10 @@ def _groups_by_label(where: Tensor, labels: Tensor | None) -> list[tuple[Tensor,
     out = []
     every = torch.arange(len(where))
     for member in [every] if labels is None else [every[labels == one] for one in labels.unique()]:
-        group = distinct(where, member)
+        group = duplicates(where) if labels is None else member[duplicates(where[member])]
         first, place = torch.unique(group, return_inverse=True)
         out.append((first, (member, place)))
     return out
-
-
-def distinct(points: Float[Tensor, "n d"], rows: Int[Tensor, " m"] | None = None) -> Int[Tensor, " m"]:
-    """For each row the first of the rows that are equal to it, value for value. Cost: two passes and a sort."""
-    rows = torch.arange(len(points)) if rows is None else rows
-    weight = np.random.default_rng(0).integers(1 << 62, size=points.shape[1], dtype=np.int64)
-    hashes = np.concatenate([_hash(points[part], weight) for part in rows.split(PART)])
-    _, inverse = np.unique(hashes, return_inverse=True)
-    first = np.full(int(inverse.max()) + 1, len(rows))
-    np.minimum.at(first, inverse, np.arange(len(rows)))
-    own = rows[torch.from_numpy(first[inverse])]
-    # Equal hashes of different rows would be a wrong answer; so they are compared.
-    for mine, other in zip(rows[own != rows].split(PART), own[own != rows].split(PART)):
-        if not bool((points[mine] == points[other]).all()):
-            raise RuntimeError("two different rows have the same hash; please report this data set")
-    return own
-
-
-def _hash(part: Tensor, weight: np.ndarray) -> np.ndarray:
-    """A 64-bit hash of each row's values; -0 counts as 0."""
-    bits = (part.double() + 0.0).numpy().view(np.int64)
-    with np.errstate(over="ignore"):
-        return ((bits ^ (bits >> 29)) * (weight | 1)).sum(1)
 
 
 def _of_group(

@@ -1,10 +1,12 @@
 """What was measured, and the page that shows it: one HTML file that needs nothing else, and its JSON twin.
 
-A page is a title and a tuple of blocks (`Table`, `Figures`, `Gallery`, `Notes`, `Facts`); `pages.py`
-composes them, `html` draws them, `write_text` puts them on disk in one step.
+A page is a title and a tuple of blocks (`Table`, `Figures`, `Gallery`, `Notes`, `Facts`); `comparison` and
+`audit_page` compose them, `html` draws them, `write_text` puts them on disk in one step.
 """
 
+from temperance.report.audit_page import audit_page
 from temperance.report.blocks import (
+    COPY_RATIO,
     Block,
     Card,
     Cell,
@@ -24,11 +26,12 @@ from temperance.report.blocks import (
     Table,
     Tile,
 )
+from temperance.report.comparison_page import Series, comparison
 from temperance.report.figures import curves, histogram
-from temperance.report.pages import Series, audit_page, comparison, facts
-from temperance.report.render import card, gallery, html, write_json, write_page, write_text
+from temperance.report.render import card, facts, gallery, html, write_json, write_page, write_text
 
 __all__ = [
+    "COPY_RATIO",
     "Block",
     "Card",
     "Cell",

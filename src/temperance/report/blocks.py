@@ -9,6 +9,8 @@ from typing import Any
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
+COPY_RATIO = 1 / 3  # d1/d2 below which an image counts as a copy (Yoon et al. 2023)
+
 
 @dataclass(frozen=True)
 class Measurement:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from temperance.report.blocks import Figure
+from temperance.report.blocks import COPY_RATIO, Figure
 
 MARKERS = "osD^vPX*"
 HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "oo")
@@ -218,6 +218,21 @@ def histogram(
     alt = f"Histogram of {xlabel}: median {np.median(generated):.3g} for generated images"
     alt += "" if heldout is None or not len(heldout) else f", {np.median(heldout):.3g} for unseen real images"
     return Figure(_svg(context, canvas, name), alt + ".", title)
+
+
+LEGEND = "Filled: generated images. Dashed outline: unseen real images."
+
+
+def ratio_histogram(
+    generated: Float[ndarray, " n"], heldout: Float[ndarray, " m"] | None, *, name: str, title: str, **style: Any
+) -> Figure:
+    """The histogram of d1/d2, with a line at the ratio below which an image counts as a copy."""
+    return histogram(generated, heldout, name=name, title=title, xlabel="d1/d2", limit=1.0, mark=COPY_RATIO, **style)
+
+
+def distance_limit(distances: Sequence[Float[ndarray, " _"]]) -> float:
+    """Right end of a distance axis: all but the farthest half percent of every set."""
+    return max(1e-9, *(float(np.quantile(d, 0.995)) for d in distances))
 
 
 def _ticks(n: int) -> Any:

@@ -5,7 +5,7 @@ half done.
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from temperance.atomic import write_bytes
-from temperance.report.blocks import Card, Gallery, Page, Pair, number
+from temperance.report.blocks import COPY_RATIO, Card, Facts, Gallery, Page, Pair, number
 
 LIMIT = 5_000_000  # bytes of a page
+SHOWN = 12  # cards of a gallery, on the pages that are made here
 EDGE = 96  # longest edge of a thumbnail, in pixels
 
 
@@ -53,7 +54,7 @@ def card(pair: Pair, *, show_difference: bool) -> Card:
     facts.append(("image", pair.generated))
     facts.append(("nearest", pair.neighbors[0].name))
     exact = pair.distance == 0
-    flag = "identical" if exact else "flagged" if pair.flagged else "copy" if pair.ratio < 1 / 3 else ""
+    flag = "identical" if exact else "flagged" if pair.flagged else "copy" if pair.ratio < COPY_RATIO else ""
     return Card(tuple(pictures), tuple(facts), flag)
 
 
@@ -69,6 +70,25 @@ def gallery(
     """A gallery block from pairs, in the order given (worst first)."""
     cards = tuple(card(p, show_difference=show_difference) for p in pairs)
     return Gallery(title, caption, cards, total, series)
+
+
+def facts(provenance: Mapping[str, Any], title: str = "Provenance") -> Facts:
+    """Nested names and values as one flat block."""
+    return Facts(title, tuple(_flat(provenance)))
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for key, item in value.items():
+        name = f"{prefix} · {key}" if prefix else str(key)
+        found += _flat(item, name) if isinstance(item, Mapping) else [(name.replace("_", " "), _plain(item))]
+    return found
+
+
+def _plain(item: Any) -> str:
+    if isinstance(item, (list, tuple)):
+        return ", ".join(map(str, item)) or "none"
+    return str(item)
 
 
 def html(page: Page, *, limit: int = LIMIT) -> str:

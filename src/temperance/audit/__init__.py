@@ -1,0 +1,11 @@
+"""The audit: does a set of generated images hand back its training set, and how good is it?
+
+Everything is exact and runs in blocks; features are made on demand, so that memory stays bounded by a few
+blocks.
+"""
+
+from temperance.audit.document import KEYS, as_json, write
+from temperance.audit.judge import audit, versions
+from temperance.audit.views import Encoded, View, mirrored, shifted
+
+__all__ = ["KEYS", "Encoded", "View", "as_json", "audit", "mirrored", "shifted", "versions", "write"]

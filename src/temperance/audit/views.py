@@ -1,0 +1,63 @@
+"""Images as rows of features, as they are or in another view: mirrored, or moved by whole pixels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from temperance.data import Images
+from temperance.features import Encoder, Pixels, encode
+
+View = Callable[[Tensor], Tensor]
+
+
+def mirrored(images: Tensor) -> Tensor:
+    """[n, c, h, w], left and right exchanged."""
+    return images.flip(-1)
+
+
+def shifted(dx: int, dy: int) -> View:
+    """A view moved by whole pixels; the border is repeated."""
+
+    def view(images: Tensor) -> Tensor:
+        pad = torch.nn.functional.pad(images, (abs(dx), abs(dx), abs(dy), abs(dy)), mode="replicate")
+        h, w = images.shape[-2:]
+        return pad[..., abs(dy) - dy : abs(dy) - dy + h, abs(dx) - dx : abs(dx) - dx + w]
+
+    view.__name__ = f"shifted by ({dx}, {dy})"
+    return view
+
+
+@dataclass(eq=False)
+class Encoded:
+    """Images as feature rows: pixels are made block by block, costlier features once."""
+
+    images: Images
+    encoder: Encoder
+    view: View | None = None
+    progress: bool = False
+    _kept: Tensor | None = field(default=None, init=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: Any, /) -> Tensor:
+        """Rows at a slice, or at an index tensor, as float32 [n, f]."""
+        if not isinstance(self.encoder, Pixels):
+            if self._kept is None:
+                self._kept = self._encode(self.images)
+            return self._kept[key]
+        return self._encode(self.images[key])
+
+    def _encode(self, images: Images) -> Tensor:
+        parts = []
+        for start in range(0, len(images), 4096):
+            x = images[start : start + 4096].tensor()
+            if self.view is not None:
+                x = self.view(x)
+            # uint8 pixels are finite: encode's checks and bar would cost more than the features.
+            plain = isinstance(self.encoder, Pixels)
+            parts.append(self.encoder(x) if plain else encode(self.encoder, x, progress=self.progress))
+        return torch.cat(parts)
