@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from temperance.audit import KEYS, Encoded, as_json, audit, mirrored, shifted, write
+from temperance.auditing import KEYS, Encoded, as_json, audit, mirrored, shifted, write
 from temperance.data import Images
 from temperance.features import Pixels
 from temperance.report import audit_page, html

@@ -19,7 +19,7 @@ _HOME = {
     "data": "Images InputError",
     "features": "Pixels efficientnet encode train_classifier",
     "report": "Measurement Report",
-    "audit": "audit",
+    "auditing": "audit",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
 

@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from temperance.data import Images
 from temperance.diagnostics import Width, collapse_sigma, expansion_factor, suggest_h, suggest_temperature
+from temperance.distance import duplicates
 from temperance.engine import EmpiricalDenoiser
-from temperance.metrics import duplicate_groups, proximity
+from temperance.metrics import proximity
 from temperance.recipe import neighbor_table
 from temperance.report import Facts, Figures, Notes, Page, Tile, curves, histogram, write_json, write_page
 from temperance.schedule import edm_for
@@ -35,7 +36,7 @@ def analyze(images: Images, out: Path, *, heldout: Images | None, k: int, seed: 
         bar.update()
         return value
 
-    distinct = done(len(duplicate_groups(flat).unique()))
+    distinct = done(len(duplicates(flat).unique()))
     table = done(neighbor_table(points, k, "pixels"))
     sigma = done(collapse_sigma(flat, seed=seed))
     sizes = done(_curve(points, schedule.grid(LEVELS), seed))

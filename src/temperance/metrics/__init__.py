@@ -9,7 +9,6 @@ Distances are exact and evaluated in blocks; no [n, n] matrix is ever held.
 """
 
 from temperance.distance import Rows
-from temperance.distance import duplicates as duplicate_groups
 from temperance.metrics.copying import (
     authpct,
     benjamini_hochberg,
@@ -36,7 +35,6 @@ __all__ = [
     "copy_auc",
     "cosine_distance",
     "ct_score",
-    "duplicate_groups",
     "fewest_flags",
     "frechet_distance",
     "jackknife",

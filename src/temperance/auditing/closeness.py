@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from temperance import metrics as tm
-from temperance.audit.views import Encoded, View
+from temperance.auditing.views import Encoded, View
 from temperance.distance import duplicates
 from temperance.report import Measurement
 

@@ -4,8 +4,8 @@ Everything is exact and runs in blocks; features are made on demand, so that mem
 blocks.
 """
 
-from temperance.audit.document import KEYS, as_json, write
-from temperance.audit.judge import audit, versions
-from temperance.audit.views import Encoded, View, mirrored, shifted
+from temperance.auditing.document import KEYS, as_json, write
+from temperance.auditing.judge import audit, versions
+from temperance.auditing.views import Encoded, View, mirrored, shifted
 
 __all__ = ["KEYS", "Encoded", "View", "as_json", "audit", "mirrored", "shifted", "versions", "write"]

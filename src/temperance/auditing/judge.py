@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from temperance.audit.closeness import compare, copying, flag, ranked
-from temperance.audit.copies import closest_pairs, distances_of, listed
-from temperance.audit.fidelity import fidelity
-from temperance.audit.scope import power, tested, untested
-from temperance.audit.sets import check
-from temperance.audit.views import Encoded, View
+from temperance.auditing.closeness import compare, copying, flag, ranked
+from temperance.auditing.copies import closest_pairs, distances_of, listed
+from temperance.auditing.fidelity import fidelity
+from temperance.auditing.scope import power, tested, untested
+from temperance.auditing.sets import check
+from temperance.auditing.views import Encoded, View
 from temperance.data import Images
 from temperance.features import Encoder, Pixels
 from temperance.report import Report

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from temperance import metrics as tm
-from temperance.audit.views import Encoded
+from temperance.auditing.views import Encoded
 from temperance.report import Measurement
 
 

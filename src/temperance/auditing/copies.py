@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from temperance import metrics as tm
-from temperance.audit.closeness import Closeness
-from temperance.audit.sets import label
-from temperance.audit.views import Encoded, View
+from temperance.auditing.closeness import Closeness
+from temperance.auditing.sets import label
+from temperance.auditing.views import Encoded, View
 from temperance.data import Images
 from temperance.report import COPY_RATIO, Distances, Neighbor, Pair
 

@@ -1,0 +1,30 @@
+"""The command line: one verb a file, made from function signatures.
+
+Heavy libraries are imported by the verb that needs them.
+"""
+
+import sys
+
+from temperance.cli import analyze, audit, demo, doctor, sample, train
+from temperance.cli.verb import app
+
+__all__ = ["analyze", "audit", "demo", "doctor", "main", "sample", "train"]
+
+
+def main() -> None:
+    """Run the command line; bad usage is one line, too."""
+    try:
+        code = app(standalone_mode=False)
+    except Exception as error:
+        # Told by what they can do: typer may use click or a copy of its own.
+        tell = getattr(error, "format_message", None)
+        if tell is None:
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(tell())
+            raise SystemExit(2) from None
+        context = getattr(error, "ctx", None)
+        hint = f"; see `temperance {context.info_name} --help`" if context is not None and context.parent else ""
+        print(f"temperance: {' '.join(tell().split())}{hint}", file=sys.stderr)
+        raise SystemExit(2) from None
+    raise SystemExit(code if isinstance(code, int) else 0)

@@ -1,0 +1,41 @@
+"""`temperance analyze`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from temperance.cli.input import load, say, writable
+from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
+from temperance.cli.verb import verb
+
+
+@verb
+def analyze(
+    data: Annotated[str, typer.Argument(help="Training images.")],
+    out: Out,
+    heldout: Annotated[str | None, typer.Option(help="Real images the model never saw.")] = None,
+    k: Annotated[int, typer.Option(help="Neighbors of each image.")] = 10,
+    size: Size = None,
+    channels: Channels = None,
+    on_bad: OnBad = "error",
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    offline: Offline = False,
+    json_: AsJson = False,
+) -> dict[str, Any]:
+    """Look at the empirical posterior of a data set: where it collapses, duplicates, suggested settings."""
+    from temperance.analyze import analyze as run
+
+    writable(out)
+    images = load(data, size, channels, on_bad, out, minimum=k + 2, quiet=quiet)
+    unseen = load(heldout, size, channels, on_bad, out, minimum=1, quiet=quiet) if heldout else None
+    found = run(images, out, heldout=unseen, k=k, seed=seed, progress=not quiet)
+    s = found["suggested"]
+    say(
+        quiet,
+        json_,
+        f"{found['n']} images, {found['duplicates']} duplicates, sigma_collapse {found['sigma_collapse']:.3g}\n"
+        f"suggested: k {s['k']}, h {s['h']:.2g}, temperature {s['temperature']:.3g}\nreport: {out / 'report.html'}",
+    )
+    return found

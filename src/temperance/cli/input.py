@@ -1,0 +1,55 @@
+"""What verbs check and read before any work is done, and how they speak."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def writable(out: Path, *, fresh: str | None = None) -> Path:
+    """Check the output folder before any work is done; `fresh` names a file that must not be there yet."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give a folder")
+    parent = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
+        raise ValueError(f"--out {out} cannot be written: no permission in {parent}; choose another folder")
+    if fresh and (out / fresh).exists():
+        raise ValueError(f"--out {out} already holds {fresh}; choose another folder, or --resume a training run")
+    return out
+
+
+def say(quiet: bool, json_: bool, text: str) -> None:
+    """Print for people, unless a program listens or nobody wants to hear."""
+    if not quiet and not json_:
+        print(text)
+
+
+def load(
+    spec: str,
+    size: int | None,
+    channels: int | None,
+    on_bad: str,
+    out: Path | None,
+    *,
+    minimum: int,
+    quiet: bool,
+):
+    """Read images and tell about those left out."""
+    from temperance.data import load, record_skipped
+
+    images = load(spec, size=size, channels=channels, on_bad=on_bad, minimum=minimum, progress=not quiet)
+    if images.skipped:
+        print(f"{len(images.skipped)} files of {spec} could not be read and were left out", file=sys.stderr)
+        if on_bad == "quarantine" and out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            record_skipped(images, out / "quarantine.jsonl")
+    return images
+
+
+def number_or_auto(name: str, text: str) -> float | str:
+    """Read an option that is a number or `auto`."""
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--{name.replace('_', '-')} must be a number or auto, got {text!r}") from None

@@ -1,0 +1,1 @@
+"""Runs on disk: what `temperance train` and `temperance sample` read and write."""

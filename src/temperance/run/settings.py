@@ -1,0 +1,46 @@
+"""The settings of a training run: defaults, a file, typed options and `--set`, later ones win."""
+
+import difflib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from temperance.recipe import Recipe, names
+from temperance.train import Settings
+
+
+def settings_from(
+    defaults: dict[str, Any], config: Path | None, typed: set[str], assignments: list[str]
+) -> tuple[Recipe, Settings]:
+    """Merge option defaults, configuration file, the options named in `typed`, and `key=value`; later ones win.
+
+    Raises:
+        ValueError: for a key that does not exist (the nearest one is named) or a value of the wrong kind.
+    """
+    merged = dict(defaults)
+    if config is not None:
+        try:
+            held = yaml.safe_load(config.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise ValueError(f"cannot read --config {config}: {error}") from error
+        if not isinstance(held, dict):
+            raise ValueError(f"--config {config} must hold key: value lines")
+        merged |= {k: v for k, v in held.items() if k not in ("data", "version")}
+    merged |= {name: defaults[name] for name in typed}
+    for text in assignments:
+        key, found, value = text.partition("=")
+        if not found:
+            raise ValueError(f"--set takes key=value, got {text!r}")
+        merged[key] = yaml.safe_load(value)
+    for key in merged:
+        if key not in names():
+            near = difflib.get_close_matches(key, names(), n=1)
+            raise ValueError(
+                f"unknown setting {key!r}; {'did you mean ' + near[0] if near else 'see temperance train --help'}?"
+            )
+    try:
+        return tuple(c(**{f.name: merged[f.name] for f in fields(c) if f.name in merged}) for c in (Recipe, Settings))  # pyright: ignore[reportReturnType]
+    except TypeError as error:
+        raise ValueError(f"a setting has the wrong type: {error}") from error
