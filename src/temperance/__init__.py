@@ -12,7 +12,8 @@ _HOME = {
     "distance": "Neighbors duplicates nearest neighbors",
     "schedule": "Edm Ve edm_for",
     "objective": "NoiseConditional NoiseUnconditional Objective TangentSmoothed Target TemperatureSmoothed loss",
-    "sample": "Noise NotConverged Samples adaptive heun integrate predictor_corrector",
+    "sample": "Noise NotConverged Samples adaptive ancestral annealed dpm_solver heun integrate nesterov "
+    "predictor_corrector projected",
     "diagnostics": "collapse_sigma dominance effective_sample_size expansion_factor suggest_h suggest_temperature",
     "engine": "EmpiricalDenoiser",
     "network": "Blind Preconditioned ResidualMlp",

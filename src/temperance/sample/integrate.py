@@ -1,0 +1,72 @@
+"""A sampler run to its end, with what a report needs to know about it."""
+
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from temperance.denoiser import Denoiser
+from temperance.sample.noise import Noise
+from temperance.sample.projected import Project, projected
+from temperance.sample.sampler import Sampler, level, residual
+
+CONVERGED = 1.5  # largest accepted ratio of the final noise estimate to the schedule's end
+
+
+class NotConverged(UserWarning):
+    """Some samples still hold more noise than the sampler was asked to leave."""
+
+
+class Samples(NamedTuple):
+    """What a sampler hands out."""
+
+    x: Float[Tensor, "batch *shape"]
+    nfe: int  # denoiser evaluations per image
+    final_sigma: Float[Tensor, " batch"]  # |D - x| / sqrt(d) at the last state, the noise the denoiser still sees
+    converged: Bool[Tensor, " batch"]
+
+
+@torch.no_grad()
+def integrate(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    shape: Sequence[int],
+    sigmas: Float[Tensor, " steps"],
+    noise: Noise,
+    *,
+    project: Project | None = None,
+    **options: float | int,
+) -> Samples:
+    """Draw noise at sigmas[0], run a sampler to its end, remove what noise is left, and say whether that was allowed.
+
+    The last evaluation measures the noise left at the final state and is handed out as the image. Images whose noise
+    estimate exceeds `CONVERGED` times sigmas[-1] are marked, and a `NotConverged` warning counts them: a sampler that
+    stops early looks like generalization. With `project`, every denoised image, and so every sample, obeys it.
+    """
+    evaluations = 0
+    source = denoiser if project is None else projected(denoiser, project)
+
+    def counted(x: Tensor, sigma: Tensor | None) -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        return source(x, sigma)
+
+    x = float(sigmas[0]) * noise.normal(shape)
+    last = deque([x], maxlen=1)  # of all states, only the last is kept
+    last.extend(sampler(counted, x, sigmas, noise, **options))
+    x = last[0]
+    denoised = counted(x, level(float(sigmas[-1]), x))
+    final = residual(x, denoised)
+    converged = final <= CONVERGED * float(sigmas[-1])
+    if not bool(converged.all()):
+        warnings.warn(
+            f"{int((~converged).sum())} of {len(x)} samples have not converged: noise estimate up to "
+            f"{float(final.max()):.3g} where the schedule ends at {float(sigmas[-1]):.3g}",
+            NotConverged,
+            stacklevel=2,
+        )
+    return Samples(denoised, evaluations, final, converged)

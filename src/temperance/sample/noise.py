@@ -1,0 +1,39 @@
+"""Random numbers by sample index: image i depends only on (seed, i), never on the batch it was drawn in."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+
+class Noise:
+    """A stream of normal numbers for each sample index, so that results do not depend on how samples are batched.
+
+    Cost: one generator per row (5 kB, about 10 us a draw and row).
+    """
+
+    def __init__(self, seed: int, index: Sequence[int]):
+        # Weyl-like mixing keeps the streams of neighboring (seed, index) pairs apart.
+        self.generators = [
+            Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + i * 0xD1B54A32D192ED03 + 1) % (1 << 63)) for i in index
+        ]
+
+    @classmethod
+    def of(cls, generators: Sequence[Generator]) -> "Noise":
+        """The streams of given generators, one for each image: the list that diffusers' pipelines take.
+
+        Raises:
+            ValueError: if one generator is given twice, which would mix two images' streams.
+        """
+        if len({id(g) for g in generators}) != len(generators):
+            raise ValueError(f"generators must be distinct, got {len(generators)} with repeats; make one an image")
+        noise = cls(0, [])
+        noise.generators = list(generators)
+        return noise
+
+    def normal(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Float[Tensor, "batch *shape"]:
+        """Standard normal numbers of `shape` for every index: [len(index), *shape]."""
+        return torch.stack([torch.randn(tuple(shape), generator=g, device=g.device) for g in self.generators]).to(
+            device
+        )

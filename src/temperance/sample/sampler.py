@@ -1,0 +1,53 @@
+"""What all samplers share: their signature, and how a noise level is checked, spread over rows and read off images."""
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from temperance.denoiser import Denoiser, expand
+from temperance.sample.noise import Noise
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """The common signature of this package's generators."""
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x: Float[Tensor, "batch *shape"],
+        sigmas: Float[Tensor, " steps"],
+        noise: Noise,
+    ) -> Iterator[Tensor]:
+        """Yield the batch after each step; the last one is at noise level sigmas[-1]."""
+        ...
+
+
+def residual(x: Float[Tensor, "batch *shape"], denoised: Tensor) -> Float[Tensor, " batch"]:
+    """The noise std a denoiser sees in each image: |D - x| / sqrt(d)."""
+    return (denoised - x).flatten(1).square().mean(1).sqrt()
+
+
+def level(sigma: float, x: Float[Tensor, "batch *shape"]) -> Float[Tensor, " batch"]:
+    """One noise level for every row."""
+    return torch.full((len(x),), sigma, dtype=x.dtype, device=x.device)
+
+
+def only(rows: Bool[Tensor, " batch"], new: Tensor, old: Float[Tensor, "batch *shape"]) -> Tensor:
+    """`new` where a row is still moving, `old` where it is done."""
+    return torch.where(expand(rows, old), new, old)
+
+
+def check_sigmas(sigmas: Tensor) -> None:
+    """Raise a ValueError unless `sigmas` is something to walk down."""
+    if sigmas.ndim != 1 or len(sigmas) < 2 or not bool((sigmas > 0).all()) or not bool((sigmas.diff() < 0).all()):
+        raise ValueError(f"sigmas must be at least two decreasing numbers > 0, got {sigmas.tolist()[:6]}")
+
+
+def check_share(name: str, value: float, low: float, high: float) -> None:
+    """Raise a ValueError unless low <= value <= high."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be between {low:g} and {high:g}, got {value}")
