@@ -9,6 +9,7 @@ Distances are exact and evaluated in blocks; no [n, n] matrix is ever held.
 """
 
 from temperance.distance import Rows
+from temperance.metrics.adaptive import RATE, memorized_adaptive, share_below
 from temperance.metrics.copying import (
     authpct,
     benjamini_hochberg,
@@ -21,24 +22,36 @@ from temperance.metrics.copying import (
     p_values,
     ratio_median,
 )
-from temperance.metrics.fidelity import Quality, frechet_distance, kid, quality
+from temperance.metrics.diversity import vendi_score
+from temperance.metrics.extraction import DELTA, eidetic_k, extracted_fraction
+from temperance.metrics.fidelity import Quality, fd_ratio, frechet_distance, kid, quality
 from temperance.metrics.interval import jackknife, subsample, wilson, with_null
+from temperance.metrics.likelihood import fld
 from temperance.metrics.nearest import QUERIES, Proximity, nearest_rows, proximity
+from temperance.metrics.nearness import dcr_share
 
 __all__ = [
-    "QUERIES",
+    "DELTA",
     "Proximity",
+    "QUERIES",
     "Quality",
+    "RATE",
     "Rows",
     "authpct",
     "benjamini_hochberg",
     "copy_auc",
     "cosine_distance",
     "ct_score",
+    "dcr_share",
+    "eidetic_k",
+    "extracted_fraction",
+    "fd_ratio",
     "fewest_flags",
+    "fld",
     "frechet_distance",
     "jackknife",
     "kid",
+    "memorized_adaptive",
     "memorized_fraction",
     "mifid",
     "nearest_rows",
@@ -46,7 +59,9 @@ __all__ = [
     "proximity",
     "quality",
     "ratio_median",
+    "share_below",
     "subsample",
+    "vendi_score",
     "wilson",
     "with_null",
 ]
