@@ -10,6 +10,7 @@ from torch import Tensor
 from temperance import metrics as tm
 from temperance.auditing.views import Encoded, View
 from temperance.distance import duplicates
+from temperance.features import Pixels
 from temperance.report import Measurement
 
 
@@ -62,7 +63,13 @@ def copying(rows: dict[str, Encoded], near: Closeness) -> dict[str, Measurement]
         "ratio_median": tm.ratio_median(generated, heldout),
         "authpct": tm.authpct(generated, _spacing(rows["train"], near), heldout),
     }
+    if isinstance(rows["train"].encoder, Pixels):
+        width = rows["train"][:1].shape[1]
+        found["extracted_fraction"] = tm.extracted_fraction(generated, width, heldout)
+        if (rarest := tm.eidetic_k(generated, rows["train"], heldout)) is not None:
+            found["eidetic_k"] = rarest
     if heldout is not None:
+        found["memorized_adaptive"] = tm.memorized_adaptive(generated, heldout)
         found["copy_auc"] = tm.copy_auc(generated.distance, heldout.distance)
         found["ct_score"] = tm.ct_score(generated.distance, heldout.distance)
     return found

@@ -8,6 +8,7 @@ from temperance.report import Report, audit_page, write_json, write_page
 KEYS = (
     *("memorized_fraction", "ratio_median", "copy_auc", "fd_train", "fd_heldout", "fd_ratio", "kid"),
     *("precision", "recall", "density", "coverage", "authpct", "ct_score", "mifid"),
+    *("memorized_adaptive", "extracted_fraction", "eidetic_k", "dcr_share", "fld", "vendi", "fd_floor", "kid_train"),
 )
 
 

@@ -9,6 +9,8 @@ from temperance import metrics as tm
 from temperance.auditing.views import Encoded
 from temperance.report import Measurement
 
+LIKELIHOOD = 2_000  # rows of each set that enter the figures that cost n^2 in float64 many times over
+
 
 def fidelity(rows: dict[str, Encoded], limit: int, seed: int) -> dict[str, Measurement]:
     """Whole-set figures on equally many images of each set; real data's own score is the null."""
@@ -17,28 +19,44 @@ def fidelity(rows: dict[str, Encoded], limit: int, seed: int) -> dict[str, Measu
         return {}
     chosen = {key: _sample(r, size, seed) for key, r in rows.items()}
     x, train = chosen["generated"], chosen["train"]
-    reference = chosen.get("heldout", train)
     fd_train = tm.frechet_distance(x, train)
-    found = {"fd_train": replace(fd_train, name="fd_train"), "kid": tm.kid(x, reference)}
+    found = {"fd_train": replace(fd_train, name="fd_train"), "kid_train": replace(tm.kid(x, train), name="kid_train")}
     found["mifid"] = tm.mifid(x, rows["train"], fd_train)
-    fits = size > 5
-    against = tm.quality(x, reference)._asdict() if fits else {}
+    few = {key: v[:LIKELIHOOD] for key, v in chosen.items()}
+    found["vendi"] = tm.vendi_score(few["generated"], few.get("heldout", few["train"]))
     if "heldout" in chosen:
-        floor = tm.frechet_distance(train, reference, interval=False)
-        fd = replace(tm.frechet_distance(x, reference), name="fd_heldout", null=floor.value)
-        found["fd_heldout"] = fd
-        if fd.value > 0:
-            found["fd_ratio"] = _fd_ratio(fd_train, fd)
-        found["kid"] = tm.with_null(found["kid"], tm.kid(train, reference, interval=False))
-        null = tm.quality(train, reference)._asdict() if fits else {}
-        against = {key: tm.with_null(m, null[key]) for key, m in against.items()}
-    return found | against
+        return found | _against_heldout(chosen, few, found, rows["train"])
+    return found | {"kid": replace(found["kid_train"], name="kid")} | _quality(x, train)
 
 
-def _fd_ratio(fd_train: Measurement, fd_heldout: Measurement) -> Measurement:
-    """Distance to train over distance to held-out, at equal sizes: 1 where the generator leans to neither."""
-    value = fd_train.value / fd_heldout.value
-    return Measurement("fd_ratio", value, None, None, fd_train.n, None, "ratio of the two", 1.0)
+def _against_heldout(
+    chosen: dict[str, Tensor], few: dict[str, Tensor], found: dict[str, Measurement], all_train: Encoded
+) -> dict[str, Measurement]:
+    """What takes held-out images: distances to them, and the nulls of the distances to the training images."""
+    x, train, heldout = chosen["generated"], chosen["train"], chosen["heldout"]
+    floor = replace(tm.frechet_distance(heldout, train), name="fd_floor")
+    same = tm.kid(heldout, train, interval=False)
+    fd = tm.with_null(replace(tm.frechet_distance(x, heldout), name="fd_heldout"), floor)
+    ratio = tm.fd_ratio(x, train, heldout, (found["fd_train"], fd))
+    null = _quality(train, heldout)
+    against = {
+        "fd_train": tm.with_null(found["fd_train"], floor),
+        "fd_heldout": fd,
+        "fd_floor": floor,
+        "fd_ratio": ratio,
+        "kid_train": tm.with_null(found["kid_train"], same),
+        "kid": tm.with_null(tm.kid(x, heldout), same),
+        "mifid": tm.with_null(found["mifid"], tm.mifid(heldout, all_train, floor)),
+        "dcr_share": tm.dcr_share(x, train, heldout),
+        "fld": tm.fld(few["generated"], few["train"], few["heldout"]) if len(few["train"]) >= 4 else None,
+    }
+    quality = {key: tm.with_null(m, null[key]) for key, m in _quality(x, heldout).items()}
+    return {key: m for key, m in against.items() if m is not None} | quality
+
+
+def _quality(x: Tensor, reference: Tensor) -> dict[str, Measurement]:
+    """Precision, recall, density and coverage, where the sets are large enough for five neighbors."""
+    return tm.quality(x, reference)._asdict() if len(x) > 5 else {}
 
 
 def _sample(rows: Encoded, size: int, seed: int) -> Tensor:
