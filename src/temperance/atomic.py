@@ -10,23 +10,38 @@ from contextlib import contextmanager
 from pathlib import Path
 
 MANIFEST = "manifest.json"
+CHUNK = 1 << 26  # bytes handed to the operating system at a time
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file through a temporary neighbor: readers see the old content or the new, never a part."""
+    """Write a file through a temporary neighbor: readers see the old content or the new, never a part.
+
+    Raises:
+        OSError: naming `path`, if it cannot be written; what was there before is still there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        with _named(path):
+            _fill(handle, data)
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def write_verified(path: Path, data: bytes) -> None:
+    """Write a new file, fsync it and read it back. For the body of `new_folder`, where a rename comes later.
+
+    Raises:
+        OSError: naming `path`, if it cannot be written or does not read back as it was written.
+    """
+    with _named(path):
+        _fill(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), data)
+    if _sha256(path) != hashlib.sha256(data).hexdigest():
+        raise OSError(f"{path} does not read back as it was written; check the disk")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,6 +62,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    old = path.with_name(f".{path.name}.old")
     try:
         yield scratch
         files = sorted(p for p in scratch.rglob("*") if p.is_file())
@@ -56,7 +72,6 @@ def new_folder(path: Path) -> Iterator[Path]:
         for folder in [p for p in scratch.rglob("*") if p.is_dir()] + [scratch]:
             _sync_folder(folder)
         scratch.chmod(0o755)
-        old = path.with_name(f".{path.name}.old")
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)  # left by a process that was killed two lines below
             path.replace(old)
@@ -64,8 +79,19 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.replace(path)
         raise
     _sync_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder; its name is gone at once, so that no part of it is ever seen under that name."""
+    gone = path.with_name(f".{path.name}.gone")
+    if gone.exists():
+        shutil.rmtree(gone)  # left by a process that was killed two lines below
+    path.replace(gone)
+    shutil.rmtree(gone)
 
 
 def is_complete(path: Path) -> bool:
@@ -75,6 +101,28 @@ def is_complete(path: Path) -> bool:
         return bool(manifest) and all(_sha256(path / name) == digest for name, digest in manifest.items())
     except (OSError, ValueError):
         return False
+
+
+def _fill(handle: int, data: bytes) -> None:
+    """Write all of `data` to an open file, fsync and close it."""
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(handle, rest[:CHUNK]) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Add the file's name to an error of the operating system that lacks it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def _sha256(path: Path) -> str:

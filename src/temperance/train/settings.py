@@ -1,0 +1,86 @@
+"""How to train: the settings of a run, checked when they are made."""
+
+from dataclasses import dataclass, fields
+
+from temperance.train.record import check_tracker
+
+KINDS: dict[object, tuple[str, tuple[type, ...]]] = {
+    int: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    str: ("text", (str,)),
+}
+CHOICES = {
+    "lr_schedule": ("constant", "linear", "cosine"),
+    "weight": ("process", "edm", "min-snr"),
+    "precision": ("no", "bf16", "fp16"),
+    "on_copying": ("advise", "stop"),
+}
+POSITIVE = (
+    "steps", "batch_size", "lr", "clip", "checkpoint_every", "keep", "log_every", "accumulate", "noise_groups",
+    "snr_gamma", "monitor_samples",
+)  # fmt: skip
+NOT_NEGATIVE = ("warmup", "weight_decay", "max_skipped", "processes", "monitor_every")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train. Steps are optimizer steps, and so are the units of `warmup`, `lr_schedule` and `ema`.
+
+    Attributes:
+        batch_size: rows of an optimizer step, over all processes and accumulated parts.
+        lr_schedule: after a linear warm-up, constant, or falling to 0 at the last step.
+        ema: decay a step of the moving average, once warm: step s takes min(ema, (1 + s) / (10 + s)).
+        clip: largest norm of the gradient.
+        weight: of each row's squared error in the denoised image. `process`: the schedule's own; `edm`:
+            1 / sigma^2 + 1 / sigma_data^2 (arXiv 2206.00364, eq. 8); `min-snr`: min(1 / sigma^2, snr_gamma)
+            (arXiv 2303.09556, eq. 3).
+        accumulate: parts that a process cuts its rows into, to save memory; the sum is the same gradient.
+        precision: arithmetic of the network; weights, loss and averages stay in float32.
+        noise_groups: independent noise generators a batch; see `temperance.batch.batch_target`.
+        processes: how many processes there must be; 0 for as many as the launcher says.
+        max_skipped: steps in a row that are skipped because the loss is not a number, before the run stops.
+        monitor_every: steps between looks at samples (`temperance train`); 0 for none.
+        on_copying: what to do when they are copies.
+    """
+
+    steps: int = 4000
+    batch_size: int = 128
+    lr: float = 1e-3
+    warmup: int = 100
+    lr_schedule: str = "constant"
+    weight_decay: float = 0.0
+    ema: float = 0.999
+    clip: float = 1.0
+    weight: str = "process"
+    snr_gamma: float = 5.0
+    seed: int = 0
+    accumulate: int = 1
+    precision: str = "no"
+    noise_groups: int = 1
+    processes: int = 0
+    checkpoint_every: int = 1000
+    keep: int = 2
+    max_skipped: int = 3
+    log_every: int = 50
+    tracker: str = "none"
+    monitor_every: int = 0
+    monitor_samples: int = 64
+    on_copying: str = "advise"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, (name, kinds) = getattr(self, field.name), KINDS[field.type]
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise ValueError(f"{field.name} must be {name}, got {value!r}")
+        for name in POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        for name in NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        check_tracker(self.tracker)
