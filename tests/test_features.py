@@ -1,19 +1,30 @@
 """Encoders: known features, determinism, independence of batches, and a cache that is right or not used."""
 
+import hashlib
+import re
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
+from temperance import features
 from temperance.data import load
 from temperance.features import (
     Classifier,
+    Dct,
     Encoder,
+    Function,
+    LowRes,
+    PHash,
     Pixels,
     by_name,
     efficientnet,
     encode,
+    inception,
+    torchscript,
     train_classifier,
 )
 
@@ -207,11 +218,189 @@ def test_progress_goes_to_stderr(digits, capsys):
 
 
 def test_by_name():
-    assert isinstance(by_name("pixels"), Pixels)
+    for name in ("pixels", "lowres", "dct", "phash"):
+        assert by_name(name).name == name
     with pytest.raises(ValueError, match="did you mean pixels"):
         by_name("pixel")
-    with pytest.raises(ValueError, match="pixels or efficientnet"):
-        by_name("inception")
+    with pytest.raises(ValueError, match="expected pixels, lowres, .* or inception:PATH; use one of these"):
+        by_name("zzz")
+    with pytest.raises(ValueError, match="did you mean torchscript:PATH"):
+        by_name("torchscrip:a.pt")
+    for kind in ("torchscript", "inception", "transformers", "classifier"):
+        with pytest.raises(ValueError, match=f"the encoder {kind} needs a path: {kind}:PATH"):
+            by_name(kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("inception:none.pt", "get inception-2015-12-05.pt .* its sha256 must be f58cb9b6ec323ed6"),
+        ("torchscript:none.pt", "torch.jit.trace"),
+        ("transformers:none", "config.json, preprocessor_config.json and model.safetensors"),
+    ],
+)
+def test_a_missing_file_says_what_to_get_and_that_nothing_is_fetched(name, words, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("socket.socket.connect", lambda *a: pytest.fail("a connection was tried"))
+    with pytest.raises(ValueError, match=words) as error:
+        by_name(name)
+    assert "Nothing is ever downloaded" in str(error.value) and "\n" not in str(error.value)
+
+
+# ---- low resolution and frequencies
+
+
+def test_lowres_is_the_mean_of_blocks(digits):
+    x = torch.rand(3, 2, 16, 24, generator=torch.Generator().manual_seed(0))
+    blocks = x.reshape(3, 2, 8, 2, 8, 3).mean((3, 5)).flatten(1)
+    torch.testing.assert_close(encode(LowRes(), x), blocks)
+    assert torch.equal(encode(LowRes(), digits[0][:4]), digits[0][:4].flatten(1))  # 8x8 stays itself
+    assert LowRes(16).name == "lowres16" != LowRes().name
+
+
+def test_dct_agrees_with_scipy_and_forgets_brightness():
+    from scipy.fft import dctn
+
+    x = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 1.5 - 1
+    expected = dctn(x[:, 0].double().numpy(), axes=(1, 2), norm="ortho")[:, :8, :8].reshape(3, 64)[:, 1:]
+    got = encode(Dct(), x)
+    torch.testing.assert_close(got.double(), torch.from_numpy(expected), atol=1e-5, rtol=0)
+    torch.testing.assert_close(encode(Dct(), x + 0.3), got, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encode(Dct(), x.repeat(1, 3, 1, 1)), got, atol=1e-5, rtol=0)
+
+
+def test_phash_is_64_bits_half_of_them_set():
+    x = torch.rand(5, 3, 20, 28, generator=torch.Generator().manual_seed(0))
+    bits = encode(PHash(), x)
+    assert bits.shape == (5, 64) and set(bits.unique().tolist()) == {0, 1}
+    assert bits.sum(1).tolist() == [32] * 5
+    brighter = encode(PHash(), 0.9 * x + 0.05)
+    assert int((bits != brighter).sum(1).max()) <= 2
+    assert int((bits[0] != bits[1]).sum()) > 10
+
+
+@pytest.mark.parametrize("encoder", [LowRes(), Dct(), PHash()])
+def test_jpeg_moves_an_image_less_than_another_image_does(encoder):
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    x = load("digits[:60]", size=32).tensor()
+    packed = []
+    for image in ((x[:, 0] + 1) * 127.5).round().byte().numpy():
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "JPEG", quality=40)
+        packed.append(np.asarray(Image.open(buffer)))
+    y = torch.from_numpy(np.stack(packed))[:, None].float() / 127.5 - 1
+    a, b = encode(encoder, x), encode(encoder, y)
+    assert torch.equal(torch.cdist(b, a).argmin(1), torch.arange(60))
+
+
+# ---- plug-ins and files
+
+
+def test_a_function_is_an_encoder(digits, tmp_path):
+    x = digits[0][:9]
+    mean = Function(lambda images: images.mean((2, 3)), "mean color, v1")
+    assert isinstance(mean, Encoder)
+    assert torch.equal(encode(mean, x, cache=tmp_path), x.mean((2, 3)))
+    assert next(tmp_path.iterdir()).name.startswith("mean_color__v1-")
+
+
+class Net(torch.nn.Module):
+    """Stands for a network that somebody saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.full((1,), 2.0))
+
+    def forward(self, x: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        y = x.float().flatten(1) * self.weight
+        return y if return_features else y[:, :3]
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory):
+    path = tmp_path_factory.mktemp("script") / "net.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(Net()).save(str(path))
+    return path
+
+
+def test_torchscript_is_named_after_its_content(digits, scripted):
+    encoder = by_name(f"torchscript:{scripted}")
+    digest = hashlib.sha256(scripted.read_bytes()).hexdigest()
+    assert encoder.name == f"torchscript-net-{digest[:12]}"
+    x = digits[0][:6]
+    got = encode(encoder, x)
+    assert torch.equal(got, 2 * x.flatten(1)[:, :3]) and not got.requires_grad
+
+
+def test_a_file_that_is_no_torchscript_is_one_line(tmp_path):
+    (tmp_path / "a.pt").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="is not a TorchScript file") as error:
+        torchscript(tmp_path / "a.pt")
+    assert "\n" not in str(error.value)
+
+
+def test_inception_takes_the_published_file_only(digits, scripted, tmp_path):
+    with pytest.raises(ValueError, match="has sha256 .* not f58cb9b6ec323ed6.* get inception-2015-12-05.pt"):
+        inception(scripted)
+    digest = hashlib.sha256(scripted.read_bytes()).hexdigest()
+    encoder = inception(scripted, expected=digest)
+    x = digits[0][:4]
+    pixels = (x.expand(-1, 3, -1, -1) + 1) * 127.5
+    assert torch.equal(encode(encoder, x), 2 * pixels.round().flatten(1))  # 8-bit RGB in, features out
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    with pytest.raises(ValueError, match="found nothing at .*inception-2015-12-05.pt"):
+        inception(folder)
+    (folder / "inception-2015-12-05.pt").write_bytes(scripted.read_bytes())
+    assert torch.equal(encode(inception(folder, expected=digest), x), encode(encoder, x))
+    with pytest.raises(ValueError, match="1 or 3 channels, got 2"):
+        encoder(torch.zeros(1, 2, 8, 8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dinov2", "clip"])
+def test_a_transformer_folder_is_an_encoder(digits, tmp_path, kind):
+    tf = pytest.importorskip("transformers", reason="the encoder transformers:PATH needs pip install temperance[transformers]")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    torch.manual_seed(0)
+    if kind == "dinov2":
+        model = tf.Dinov2Model(tf.Dinov2Config(**small))
+    else:
+        text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        vision = small | {"intermediate_size": 16}
+        model = tf.CLIPModel(tf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    folder = tmp_path / "tiny"
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 4]}')
+    encoder = by_name(f"transformers:{folder}")
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert encoder.name == f"transformers-tiny-{digest[:12]}"
+    x = digits[0][:4]
+    rgb = torch.nn.functional.interpolate(x.expand(-1, 3, -1, -1), (28, 28), mode="bicubic", antialias=True)
+    seen = ((rgb + 1) / 2 - torch.tensor([0.1, 0.2, 0.3])[:, None, None]) / torch.tensor([1.0, 2, 4])[:, None, None]
+    with torch.no_grad():
+        vision = model.eval() if kind == "dinov2" else model.eval().vision_model
+        expected = vision(pixel_values=seen).pooler_output
+        expected = expected if kind == "dinov2" else model.visual_projection(expected)
+    torch.testing.assert_close(encode(encoder, x), expected)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"lacks config.json or \*.safetensors; get config.json"):
+        by_name(f"transformers:{folder}")
+
+
+def test_no_pickle_is_read_but_the_packaged_one():
+    """`torch.load` appears once, with weights_only, for the installed EfficientNet."""
+    files = {p.name: p.read_text() for p in Path(features.__file__).parent.glob("*.py")}
+    loads = {name: re.findall(r"torch\.load\([^\n]*", text) for name, text in files.items()}
+    assert [name for name, found in loads.items() if found] == ["efficientnet.py"]
+    assert all("weights_only=True" in call for found in loads.values() for call in found)
+    assert not any("pickle" in line for text in files.values() for line in text.splitlines() if "import" in line)
 
 
 def test_efficientnet_agrees_with_its_package(digits, capsys):

@@ -16,7 +16,7 @@ def audit(
     generated: Annotated[str, typer.Argument(help="Generated images.")],
     out: Out,
     heldout: Annotated[str | None, typer.Option(help="Real images the model never saw: the null.")] = None,
-    encoder: Annotated[list[str] | None, typer.Option(help="pixels, efficientnet; may be repeated.")] = None,
+    encoder: Annotated[list[str] | None, typer.Option(help="pixels, lowres, dct, phash, efficientnet, or KIND:PATH; may be repeated.")] = None,
     fdr: Annotated[float, typer.Option(help="False alarms accepted among flagged images.")] = 0.05,
     fail_above: Annotated[float | None, typer.Option(help="Exit 1 if the memorized fraction is higher.")] = None,
     size: Size = None,
