@@ -132,3 +132,14 @@ def noisy(points: Tensor, batch: int, sigma: float, seed: int = 0) -> tuple[Tens
 def say(text: str) -> None:
     """Progress, on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def fashion(n: int) -> Tensor | None:
+    """The first n images of Fashion-MNIST as flat rows in [-1, 1], or None where it is not installed."""
+    from temperance.data import InputError, load
+
+    try:
+        return load(f"fashion[:{n}]", progress=False).tensor().flatten(1)
+    except InputError:
+        say("fashion is not installed: left out")
+        return None

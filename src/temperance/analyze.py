@@ -12,9 +12,8 @@ from tqdm import tqdm
 from temperance.data import Images
 from temperance.diagnostics import Width, collapse_sigma, expansion_factor, suggest_h, suggest_temperature
 from temperance.distance import duplicates
-from temperance.engine import EmpiricalDenoiser
+from temperance.engine import EmpiricalDenoiser, Finder
 from temperance.metrics import proximity
-from temperance.recipe import neighbor_table
 from temperance.report import Facts, Figures, Notes, Page, Tile, curves, histogram, write_json, write_page
 from temperance.schedule import edm_for
 
@@ -37,7 +36,7 @@ def analyze(images: Images, out: Path, *, heldout: Images | None, k: int, seed: 
         return value
 
     distinct = done(len(duplicates(flat).unique()))
-    table = done(neighbor_table(points, k, "pixels"))
+    table = done(Finder(flat)(flat, k, torch.arange(len(flat))))
     sigma = done(collapse_sigma(flat, seed=seed))
     sizes = done(_curve(points, schedule.grid(LEVELS), seed))
     width = done(suggest_h(flat, k))
