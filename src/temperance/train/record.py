@@ -42,6 +42,8 @@ class Record:
         if self.path is not None:
             rows = [row for row in read_metrics(self.path) if row["step"] <= start] if start else []
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+            for leftover in self.path.parent.glob(f".{self.path.name}.*"):  # of a killed process
+                leftover.unlink()
 
     def write(self, step: int, **figures: Any) -> None:
         """Add a row.
