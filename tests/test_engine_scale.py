@@ -12,7 +12,7 @@ from temperance import engine
 from temperance.empirical import _marginal, noise_unconditional
 from temperance.engine import EmpiricalDenoiser, approximate, ladder, neighbors, tracked_heun
 from temperance.engine.curve import Curve
-from temperance.sample import heun
+from temperance.sample import Noise, heun, integrate
 from temperance.schedule import Edm
 
 RANK = """
@@ -88,8 +88,15 @@ def test_tracked_heun_is_heun(mode, monkeypatch):
     assert denoiser.ladder.axes() is not None
     x = 80 * torch.randn(24, 600, generator=torch.Generator().manual_seed(2))
     sigmas = Edm().grid(18)
-    plain, tracked = list(heun(denoiser, x, sigmas)), list(tracked_heun(denoiser, x, sigmas))
-    assert len(plain) == len(tracked)
+    calls = 0
+
+    def by_evaluations(x, sigma):
+        nonlocal calls
+        calls += 1
+        return denoiser(x, sigma)
+
+    plain, tracked = list(heun(by_evaluations, x, sigmas)), list(heun(denoiser, x, sigmas))
+    assert len(plain) == len(tracked) == 17 and calls == 34
     for a, b, sigma in zip(plain, tracked, sigmas[1:].tolist()):
         assert float((a - b).abs().max()) <= 5e-3 * max(sigma, 0.05)
     assert float((plain[-1] - tracked[-1]).abs().max()) <= 1e-4
@@ -97,11 +104,31 @@ def test_tracked_heun_is_heun(mode, monkeypatch):
     torch.testing.assert_close(only, tracked[-1], atol=1e-5, rtol=0)
 
 
+def test_integrate_takes_the_tracked_way_and_counts_what_it_stands_for(monkeypatch):
+    monkeypatch.setattr(ladder, "SMALL", 0)
+    denoiser, sigmas = EmpiricalDenoiser(smooth(800, 600)), Edm().grid(18)
+    walked = []
+    walk = denoiser.trajectory
+
+    def watched(x, sigmas, *, last=False):
+        walked.append(last)
+        return walk(x, sigmas, last=last)
+
+    monkeypatch.setattr(denoiser, "trajectory", watched)
+    fast = integrate(heun, denoiser, (600,), sigmas, Noise(3, range(8)))
+    plain = integrate(heun, lambda x, sigma: denoiser(x, sigma), (600,), sigmas, Noise(3, range(8)))
+    assert walked == [True] and fast.nfe == plain.nfe == 35
+    torch.testing.assert_close(fast.x, plain.x, atol=1e-4, rtol=0)
+    # A constraint changes every evaluation, so the denoiser's own way is not taken.
+    bounded = integrate(heun, denoiser, (600,), sigmas, Noise(3, range(8)), project=lambda x: x.clamp(-0.125, 0.125))
+    assert walked == [True] and float(bounded.x.abs().max()) <= 0.125
+
+
 def test_tracked_heun_without_axes_is_heun():
     points = smooth(200, 64)
     denoiser = EmpiricalDenoiser(points)
     x, sigmas = 80 * torch.randn(3, 64), Edm().grid(6)
-    for a, b in zip(heun(denoiser, x, sigmas), tracked_heun(denoiser, x, sigmas), strict=True):
+    for a, b in zip(heun(lambda x, s: denoiser(x, s), x, sigmas), heun(denoiser, x, sigmas), strict=True):
         assert torch.equal(a, b)
 
 

@@ -1,5 +1,6 @@
 """The front door: `EmpiricalDenoiser`, one object for the four closed-form denoisers."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from temperance.engine.paths import Result, run
 from temperance.engine.stats import Stats, describe, join
 from temperance.engine.survivors import Weighed
 from temperance.engine.table import Table
+from temperance.engine.tracked import tracked_heun
 
 Mode = Literal["conditional", "unconditional", "temperature", "tangent"]
 BLOCK_BYTES = 256 << 20
@@ -115,6 +117,12 @@ class EmpiricalDenoiser:
     def run(self, x: Float[Tensor, "batch d"], law: Law) -> Result:
         """Moments of flat float64 rows, by the cheapest path."""
         return run(x, self.table, law, self.ladder.screens(len(x)), self.tol)
+
+    def trajectory(
+        self, x: Float[Tensor, "batch *shape"], sigmas: Float[Tensor, " steps"], *, last: bool = False
+    ) -> Iterator[Tensor]:
+        """The states of `sample.heun`, which asks for them here; see `tracked_heun`."""
+        return tracked_heun(self, x, sigmas, last=last)
 
     def _tangent(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Stats]:
         assert self.tangent is not None

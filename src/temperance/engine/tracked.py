@@ -8,22 +8,40 @@ and where a single step would break it, the engine's own screens take over.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from temperance.engine.denoiser import EmpiricalDenoiser
-from temperance.engine.law import Gaussian
+from temperance.engine.ladder import Ladder
+from temperance.engine.law import Gaussian, Law
 from temperance.engine.screen import COLUMNS, Integer
+from temperance.engine.table import Table
 
 NATS = 0.2  # largest error of a logit by the bound; the actual one is some fifty times smaller
 ARRAYS = 6  # of [rows, n] floats that a step keeps
 
 
+@runtime_checkable
+class Tracked(Protocol):
+    """What a denoiser must show of itself to be tracked: `EmpiricalDenoiser` does."""
+
+    mode: str
+    table: Table
+    ladder: Ladder
+
+    def __call__(self, x: Tensor, sigma: Tensor | None) -> Tensor:
+        """E[mu | x]."""
+        ...
+
+    def law(self, sigma: Tensor | None, batch: int) -> Law:
+        """How squared distances become weights."""
+        ...
+
+
 def tracked_heun(
-    denoiser: EmpiricalDenoiser,
+    denoiser: Tracked,
     x: Float[Tensor, "batch *shape"],
     sigmas: Float[Tensor, " steps"],
     noise: object = None,
@@ -47,7 +65,7 @@ def tracked_heun(
         yield torch.cat(states)
 
 
-def plain_step(denoiser: EmpiricalDenoiser, x: Tensor, now: float, then: float) -> Tensor:
+def plain_step(denoiser: Tracked, x: Tensor, now: float, then: float) -> Tensor:
     """One step of `sample.heun`; two evaluations."""
     slope = (x - denoiser(x, _level(now, x))) / now
     ahead = x + (then - now) * slope
@@ -58,7 +76,7 @@ def _level(sigma: float, x: Tensor) -> Tensor:
     return torch.full((len(x),), sigma, dtype=x.dtype, device=x.device)
 
 
-def _walk(denoiser: EmpiricalDenoiser, axes: Integer | None, x: Tensor, sigmas: Tensor, last: bool) -> Iterator[Tensor]:
+def _walk(denoiser: Tracked, axes: Integer | None, x: Tensor, sigmas: Tensor, last: bool) -> Iterator[Tensor]:
     """All steps of some rows: tracked as long as the bound holds, then plain."""
     wide = None if axes is None else _Wide(denoiser, axes, x.flatten(1))
     for now, then in zip(sigmas.tolist(), sigmas[1:].tolist()):
@@ -98,7 +116,7 @@ class _Mean(NamedTuple):
 class _Wide:
     """Rows whose products with all points are known to a bound: x = known + pending @ points, around the mean."""
 
-    def __init__(self, denoiser: EmpiricalDenoiser, axes: Integer, x: Float[Tensor, "batch d"]):
+    def __init__(self, denoiser: Tracked, axes: Integer, x: Float[Tensor, "batch d"]):
         self.denoiser, self.axes, self.table = denoiser, axes, denoiser.table
         _, self.norm, self.lost, self.rest = axes.slack.amax(1).tolist()
         self.half = self.table.half.float()

@@ -19,7 +19,7 @@ from temperance.sample.nesterov import nesterov
 from temperance.sample.noise import Noise
 from temperance.sample.predictor_corrector import predictor_corrector
 from temperance.sample.projected import Project, projected
-from temperance.sample.sampler import Sampler, residual
+from temperance.sample.sampler import Sampler, Walker, residual
 
 __all__ = [
     "CONVERGED",
@@ -28,6 +28,7 @@ __all__ = [
     "Project",
     "Sampler",
     "Samples",
+    "Walker",
     "adaptive",
     "ancestral",
     "annealed",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from temperance.denoiser import Denoiser
 from temperance.sample.noise import Noise
-from temperance.sample.sampler import check_sigmas, level
+from temperance.sample.sampler import Walker, check_sigmas, level
 
 
 def heun(
@@ -19,8 +19,12 @@ def heun(
     """Deterministic second-order steps along dx/dsigma = (x - D) / sigma (arXiv 2206.00364, alg. 1 without churn).
 
     Two evaluations a step. Written with D, not the score, so that no 1/sigma^2 is formed. `noise` is not used.
+    A denoiser that is a `Walker` walks itself.
     """
     check_sigmas(sigmas)
+    if isinstance(denoiser, Walker):
+        yield from denoiser.trajectory(x, sigmas)
+        return
     for now, then in zip(sigmas.tolist(), sigmas[1:].tolist()):
         slope = (x - denoiser(x, level(now, x))) / now
         ahead = x + (then - now) * slope

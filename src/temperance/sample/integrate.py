@@ -2,7 +2,7 @@
 
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from temperance.denoiser import Denoiser
 from temperance.sample.noise import Noise
 from temperance.sample.projected import Project, projected
-from temperance.sample.sampler import Sampler, level, residual
+from temperance.sample.sampler import Sampler, Walker, level, residual
 
 CONVERGED = 1.5  # largest accepted ratio of the final noise estimate to the schedule's end
 
@@ -47,14 +47,7 @@ def integrate(
     estimate exceeds `CONVERGED` times sigmas[-1] are marked, and a `NotConverged` warning counts them: a sampler that
     stops early looks like generalization. With `project`, every denoised image, and so every sample, obeys it.
     """
-    evaluations = 0
-    source = denoiser if project is None else projected(denoiser, project)
-
-    def counted(x: Tensor, sigma: Tensor | None) -> Tensor:
-        nonlocal evaluations
-        evaluations += 1
-        return source(x, sigma)
-
+    counted = _Counted(denoiser if project is None else projected(denoiser, project))
     x = float(sigmas[0]) * noise.normal(shape)
     last = deque([x], maxlen=1)  # of all states, only the last is kept
     last.extend(sampler(counted, x, sigmas, noise, **options))
@@ -69,4 +62,22 @@ def integrate(
             NotConverged,
             stacklevel=2,
         )
-    return Samples(denoised, evaluations, final, converged)
+    return Samples(denoised, counted.evaluations, final, converged)
+
+
+class _Counted:
+    """A denoiser that counts its evaluations, and walks by itself if what it counts does."""
+
+    def __init__(self, source: Denoiser):
+        self.source, self.evaluations = source, 0
+        if isinstance(source, Walker):
+            self.walker, self.trajectory = source, self._trajectory
+
+    def __call__(self, x: Tensor, sigma: Tensor | None) -> Tensor:
+        self.evaluations += 1
+        return self.source(x, sigma)
+
+    def _trajectory(self, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
+        """The last state alone, since no other is kept; counted as the evaluations that it stands for."""
+        self.evaluations += 2 * (len(sigmas) - 1)
+        return self.walker.trajectory(x, sigmas, last=True)

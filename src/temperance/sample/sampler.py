@@ -26,6 +26,17 @@ class Sampler(Protocol):
         ...
 
 
+@runtime_checkable
+class Walker(Protocol):
+    """A denoiser that knows a cheaper way down a whole schedule than one evaluation after another."""
+
+    def trajectory(
+        self, x: Float[Tensor, "batch *shape"], sigmas: Float[Tensor, " steps"], *, last: bool = False
+    ) -> Iterator[Tensor]:
+        """The states that `heun` would yield, to the denoiser's own accuracy; only the final one if `last`."""
+        ...
+
+
 def residual(x: Float[Tensor, "batch *shape"], denoised: Tensor) -> Float[Tensor, " batch"]:
     """The noise std a denoiser sees in each image: |D - x| / sqrt(d)."""
     return (denoised - x).flatten(1).square().mean(1).sqrt()
