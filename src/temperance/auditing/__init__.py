@@ -4,8 +4,9 @@ Everything is exact and runs in blocks; features are made on demand, so that mem
 blocks.
 """
 
-from temperance.auditing.document import KEYS, as_json, write
+from temperance.auditing.document import KEYS, SCHEMA, as_json, write
 from temperance.auditing.judge import audit, versions
-from temperance.auditing.views import Encoded, View, mirrored, shifted
+from temperance.auditing.model import denoiser_of
+from temperance.auditing.views import Encoded, View, mirrored
 
-__all__ = ["KEYS", "Encoded", "View", "as_json", "audit", "mirrored", "shifted", "versions", "write"]
+__all__ = ["KEYS", "SCHEMA", "Encoded", "View", "as_json", "audit", "denoiser_of", "mirrored", "versions", "write"]

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from temperance.report import Report, audit_page, write_json, write_page
+from temperance.report import Class, Measurement, Report, audit_page, write_json, write_page
+
+SCHEMA = 1  # raised when a key changes its meaning or goes; new keys may come without
 
 KEYS = (
     *("memorized_fraction", "ratio_median", "copy_auc", "fd_train", "fd_heldout", "fd_ratio", "kid"),
@@ -25,10 +27,38 @@ def write(report: Report, out_dir: str | Path) -> tuple[Path, Path]:
 def as_json(report: Report) -> dict[str, Any]:
     """The content of `report.json`; figures that need held-out data are null without it."""
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "encoders": {name: _figures(report, name) for name in report.measurements},
+        "classes": {name: [_class(c) for c in rows] for name, rows in report.classes.items()},
+        "membership": _membership(report.membership),
         "copies": list(report.copies),
+        "combined": report.combined,
+        "planted": report.planted,
         "provenance": report.provenance,
+    }
+
+
+def _class(row: Class) -> dict[str, Any]:
+    m = row.copied
+    about = {"class": row.label, "train": row.train, "generated": row.generated, "flagged": row.flagged}
+    return about | {
+        "memorized_fraction": None if m is None else m.value,
+        "memorized_ci": None if m is None else [m.low, m.high],
+        "heldout_memorized_fraction": None if m is None else m.null,
+    }
+
+
+def _membership(found: tuple[Measurement, ...]) -> dict[str, Any] | None:
+    if not found:
+        return None
+    auc, tpr, *levels = found
+    return {
+        "auc": auc.value,
+        "auc_ci": [auc.low, auc.high],
+        "tpr_at_1_fpr": tpr.value,
+        "tpr_ci": [tpr.low, tpr.high],
+        "fpr": tpr.null,
+        "levels": {m.name: {"auc": m.value, "auc_ci": [m.low, m.high]} for m in levels},
     }
 
 
@@ -40,7 +70,9 @@ def _figures(report: Report, encoder: str) -> dict[str, Any]:
         "memorized_ci": [copied.low, copied.high],
         "heldout_memorized_fraction": copied.null,
         "heldout_ratio_median": ratio.null,
+        "memorized_at_most": None if copied.value else min(1.0, 3 / copied.n),
         "flagged": report.flags[encoder],
+        "null": report.nulls.get(encoder),
         "fdr": report.provenance["settings"]["fdr"],
         "intervals": {key: [m.low, m.high] for key, m in found.items()},
         "nulls": {key: m.null for key, m in found.items()},

@@ -2,21 +2,28 @@
 
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from temperance.auditing.closeness import compare, copying, flag, ranked
+from temperance.auditing.classes import by_class
+from temperance.auditing.closeness import Search, copying, flag, ranked
+from temperance.auditing.combined import combine
 from temperance.auditing.copies import closest_pairs, distances_of, listed
 from temperance.auditing.fidelity import fidelity
+from temperance.auditing.planted import controls
 from temperance.auditing.scope import power, tested, untested
 from temperance.auditing.sets import check
-from temperance.auditing.views import Encoded, View
+from temperance.auditing.views import Encoded
 from temperance.data import Images
+from temperance.denoiser import Denoiser
 from temperance.features import Encoder, Pixels
-from temperance.report import Report
+from temperance.membership import membership
+from temperance.report import Measurement, Report
 
 SHOWN = 24  # pairs kept for the gallery
 
@@ -27,12 +34,14 @@ def audit(
     heldout: Images | Tensor | np.ndarray | None = None,
     *,
     encoders: Sequence[Encoder] = (Pixels(),),
-    views: Sequence[View] = (),
+    moved: bool = True,
     seed: int = 0,
     fdr: float = 0.05,
     duplicate_radius: float = 0.0,
     quality_limit: int = 10_000,
+    work: Path | None = None,
     progress: bool = False,
+    model: Denoiser | None = None,
 ) -> Report:
     """Measure copying and quality of a generated set, with held-out real images as the null.
 
@@ -42,57 +51,77 @@ def audit(
         heldout: real images from the same source that the model never saw. Without them nothing has a null,
             there are no p-values, and quality is measured against the training images.
         encoders: feature spaces; each is reported by itself.
-        views: what generated and held-out images are also compared as, such as `mirrored`. The closest view
-            counts for p-values and pairs, so that moved copies are found. One more pass each.
-        seed: of the subsamples.
+        moved: also look for copies that were mirrored, shifted by up to two pixels, cropped, recoded or relit
+            (encoders other than pixels: mirrored). The best match counts for p-values, flags and pairs; the
+            other figures are of the images as they are.
+        seed: of the subsamples and of the planted copies.
         fdr: share of false alarms accepted among the flagged images (Benjamini-Hochberg, per encoder).
         duplicate_radius: training images within this feature distance of each other count as one image.
         quality_limit: at most so many images of each set enter the quality figures; copying uses all.
+        work: a folder where finished parts of the search are kept, and found again by the same call. The
+            caller removes it.
         progress: show progress with remaining time on stderr.
+        model: the denoiser behind the generated images: adds the membership test, which needs held-out images.
 
     Raises:
         ValueError: if the sets differ in image size, are empty, or train has fewer than 2 distinct images.
 
-    Cost: about 2 d |train| (|generated| + 2 |heldout|) flops per encoder and view; below 1 GB above the data.
+    Under torch.distributed the search is shared between the ranks, and every rank returns the same report.
+
+    Cost: about 2 d |train| (|generated| + 2 |heldout|) flops per encoder, 7e3 more per pair with a training image and
+    some milliseconds an image where moved copies of pixels are looked for; below 1 GB above the data.
     """
     sets = check({"train": train, "generated": generated, "heldout": heldout}, fdr)
-    measurements, pairs, distances, flags, copies = {}, {}, {}, {}, []
-    notes: list[str] = []
+    report = Report({}, {}, {}, (), {}, {key: len(value) for key, value in sets.items()})
+    copies, notes, p_values = [], [], {}
     for encoder in encoders:
         name = encoder.name
         rows = {key: Encoded(value, encoder, progress=progress) for key, value in sets.items()}
-        near = compare(rows, views, duplicate_radius, progress)
-        p, flagged = flag(near, fdr)
-        measurements[name] = copying(rows, near) | fidelity(rows, quality_limit, seed)
-        order = ranked(near.best, p)
-        pairs[name] = closest_pairs(sets, rows, views, near, order[:SHOWN], p, flagged)
-        distances[name] = {"generated": distances_of(near.generated)}
-        if near.heldout is not None:
-            distances[name]["heldout"] = distances_of(near.heldout)
-        flags[name] = None if flagged is None else int(flagged.sum())
-        copies += listed(sets, name, near.best, order, p, flagged)
-        notes += power(name, sets, fdr, near.best_heldout, flagged)
-    copies.sort(key=lambda c: (1.0 if c["p_value"] is None else c["p_value"], c["ratio"]))
+        search = Search(rows, duplicate_radius, moved, work, progress)
+        near = search.compare()
+        null, p, flagged = flag(near, fdr)
+        report.measurements[name] = copying(search, near) | fidelity(rows, quality_limit, seed)
+        order = ranked(near, p)
+        report.pairs[name] = closest_pairs(sets, rows["train"], near, order[:SHOWN], p, flagged)
+        report.distances[name] = {"generated": distances_of(near.generated)}
+        report.planted[name] = None
+        if near.heldout is not None and near.match_heldout is not None:
+            report.distances[name]["heldout"] = distances_of(near.heldout)
+            unseen = near.match_heldout.distance
+            report.planted[name] = controls(sets["train"], unseen, near.group, search.match, fdr, seed)
+        report.flags[name] = None if flagged is None else int(flagged.sum())
+        report.nulls[name] = None if null is None else null.describe()
+        report.classes[name] = by_class(sets["train"], near.generated, near.heldout, flagged)
+        copies += listed(sets, name, near, order, null, p, flagged)
+        notes += power(name, len(sets["generated"]), fdr, null, flagged)
+        if p is not None:
+            p_values[name] = p
+    copies.sort(key=lambda c: (1.0 if c["p_value"] is None else c["p_value"], c["distance"], c["ratio"]))
     settings = {
         "encoders": [e.name for e in encoders],
-        "views": [getattr(v, "__name__", repr(v)) for v in views],
+        "moved": moved,
         "fdr": float(fdr),
         "duplicate_radius": duplicate_radius,
         "quality_limit": quality_limit,
         "reference": "heldout" if "heldout" in sets else "train",
         "notes": notes,
     }
-    return Report(
-        measurements=measurements,
-        pairs=pairs,
-        distances=distances,
+    return replace(
+        report,
         copies=tuple(copies),
         provenance=_provenance(sets, seed, settings),
-        sizes={key: len(value) for key, value in sets.items()},
         tested=tested(sets, settings),
         untested=(*notes, *untested(sets, settings)),
-        flags=flags,
+        combined=combine(p_values, sets["generated"], fdr),
+        membership=() if model is None else _attack(model, sets, seed, progress),
     )
+
+
+def _attack(model: Denoiser, sets: dict[str, Images], seed: int, progress: bool) -> tuple[Measurement, ...]:
+    if "heldout" not in sets:
+        raise ValueError("a membership test needs non-members: give held-out images with the model")
+    train, heldout = (sets[key].tensor() for key in ("train", "heldout"))
+    return membership(model, train, heldout, seed=seed, progress=progress).measurements
 
 
 def _provenance(sets: dict[str, Images], seed: int, settings: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,10 @@ def audit(
     generated: Annotated[str, typer.Argument(help="Generated images.")],
     out: Out,
     heldout: Annotated[str | None, typer.Option(help="Real images the model never saw: the null.")] = None,
-    encoder: Annotated[list[str] | None, typer.Option(help="pixels, lowres, dct, phash, efficientnet, or KIND:PATH; may be repeated.")] = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option(help="Feature space, such as pixels or dct; may be repeated.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A run or model folder: adds the membership test.")] = None,
     fdr: Annotated[float, typer.Option(help="False alarms accepted among flagged images.")] = 0.05,
     fail_above: Annotated[float | None, typer.Option(help="Exit 1 if the memorized fraction is higher.")] = None,
     size: Size = None,
@@ -29,7 +32,7 @@ def audit(
     json_: AsJson = False,
 ) -> dict[str, Any]:
     """Test generated images for copies of the training images, with held-out images as the null."""
-    from temperance.auditing import as_json, write
+    from temperance.auditing import as_json, denoiser_of, write
     from temperance.auditing import audit as run
     from temperance.features import by_name
 
@@ -44,6 +47,7 @@ def audit(
         fdr=fdr,
         seed=seed,
         progress=not quiet,
+        model=denoiser_of(model, sets[0]) if model else None,
     )
     write(report, out)
     found = as_json(report)
@@ -52,6 +56,8 @@ def audit(
         + (f" (held-out {m['heldout_memorized_fraction']:.3f})" if heldout else " (no held-out set: no null)")
         for name, m in found["encoders"].items()
     ]
+    if found["membership"]:
+        lines.append(f"membership test: AUC {found['membership']['auc']:.3f} (0.5: members cannot be told)")
     say(quiet, json_, "\n".join([*lines, f"report: {out / 'report.html'}"]))
     worst = max(m["memorized_fraction"] for m in found["encoders"].values())
     if fail_above is not None and worst > fail_above:

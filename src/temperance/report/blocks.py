@@ -41,7 +41,10 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class Pair:
-    """A generated image beside its nearest training images, nearest first. `p_value` needs held-out data."""
+    """A generated image beside its nearest training images, the matched one first. `p_value` needs held-out data.
+
+    `view` says how it differs from the matched one, and `over` is the image moved so that it lies over it.
+    """
 
     generated: str
     image: UInt8[ndarray, "h w c"]
@@ -50,6 +53,8 @@ class Pair:
     ratio: float
     p_value: float | None = None
     flagged: bool = False
+    view: str = "as it is"
+    over: UInt8[ndarray, "h w c"] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,21 @@ class Distances:
 
     d1: Float[ndarray, " n"]
     ratio: Float[ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Class:
+    """One class of an audit: its training images, and the generated ones that lie nearest to one of them.
+
+    `copied` is their memorized fraction, with the held-out images of the same kind as its null; None where there are
+    no generated ones. `flagged` is None without held-out data.
+    """
+
+    label: str
+    train: int
+    generated: int
+    copied: Measurement | None
+    flagged: int | None
 
 
 @dataclass(frozen=True)
@@ -74,6 +94,11 @@ class Report:
         tested: what was looked for, one sentence each.
         untested: what was not, one sentence each.
         flags: by encoder, the number of images flagged (None without held-out data).
+        classes: by encoder, the training set's classes, where it has labels.
+        planted: by encoder, what was found of planted copies (None where there are too few held-out images).
+        nulls: by encoder, how p-values were made (None without held-out data).
+        combined: one verdict from several encoders, or None.
+        membership: what an attacker who holds the model could tell, the verdict first; empty without a model.
     """
 
     measurements: dict[str, dict[str, Measurement]]
@@ -85,6 +110,11 @@ class Report:
     tested: tuple[str, ...] = ()
     untested: tuple[str, ...] = ()
     flags: dict[str, int | None] = field(default_factory=dict)
+    planted: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    nulls: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    combined: dict[str, Any] | None = None
+    classes: dict[str, tuple[Class, ...]] = field(default_factory=dict)
+    membership: tuple[Measurement, ...] = ()
 
 
 @dataclass(frozen=True)

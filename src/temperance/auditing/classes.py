@@ -1,0 +1,40 @@
+"""Copying by class: which kind of training image comes back."""
+
+import torch
+from torch import Tensor
+
+from temperance import metrics as tm
+from temperance.data import Images
+from temperance.report import Class
+
+
+def by_class(
+    train: Images, generated: tm.Proximity, heldout: tm.Proximity | None, flagged: Tensor | None
+) -> tuple[Class, ...]:
+    """A row per class of the training set; an image counts for the class of its nearest training image.
+
+    Generated images need no labels. Empty where the training images have none, or all the same one.
+    """
+    if train.labels is None:
+        return ()
+    label = torch.as_tensor(train.labels)
+    names = label.unique().tolist()
+    if len(names) < 2:
+        return ()
+    return tuple(_row(name, label, generated, heldout, flagged) for name in names)
+
+
+def _row(
+    name: int, label: Tensor, generated: tm.Proximity, heldout: tm.Proximity | None, flagged: Tensor | None
+) -> Class:
+    mine = label[generated.index] == name
+    copied = None
+    if bool(mine.any()):
+        null = None if heldout is None else _part(heldout, label[heldout.index] == name)
+        copied = tm.memorized_fraction(_part(generated, mine), null if null is not None and len(null.index) else None)
+    count = None if flagged is None else int(flagged[mine].sum())
+    return Class(str(name), int((label == name).sum()), int(mine.sum()), copied, count)
+
+
+def _part(near: tm.Proximity, chosen: Tensor) -> tm.Proximity:
+    return tm.Proximity(*(column[chosen] for column in near))

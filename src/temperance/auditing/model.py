@@ -1,0 +1,33 @@
+"""The model behind the generated images, as the plain denoiser that the membership test asks."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from temperance import hub
+from temperance.data import Images
+from temperance.denoiser import Denoiser
+
+
+def denoiser_of(folder: str | Path, train: Images) -> Denoiser:
+    """The denoiser of a run or a model folder, checked against the training images.
+
+    Raises:
+        ValueError: if the folder holds no model, the images are of another size, or the model is class-conditional.
+    """
+    model = hub.load(Path(folder))
+    height, width, channels = train.pixels.shape[1:]
+    if tuple(model.shape) != (channels, height, width):
+        raise ValueError(
+            f"--model {folder} makes images of (channels, height, width) {tuple(model.shape)} and train holds"
+            f" {(channels, height, width)}; load the sets with the size and channels of the model"
+        )
+    if model.classes:
+        raise ValueError(f"--model {folder} is class-conditional; the membership test covers models without classes")
+
+    def denoise(x: Tensor, sigma: Tensor | None) -> Tensor:
+        with torch.inference_mode():
+            return model.denoiser(x, sigma if model.told else None)
+
+    return denoise
