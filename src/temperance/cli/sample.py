@@ -1,6 +1,7 @@
 """`temperance sample`."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,17 +10,37 @@ from temperance.cli.input import load, say, writable
 from temperance.cli.options import AsJson, Channels, Device, Offline, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
+GuardBy = Annotated[str | None, typer.Option("--guard", help="Training images: draw again what copies one of them.")]
+Heldout = Annotated[str | None, typer.Option(help="Unseen real images: calibrate the guard on them.")]
+GuardRate = Annotated[float, typer.Option(help="Share of new real images that the guard may refuse.")]
+GuardEncoder = Annotated[str, typer.Option(help="Where the guard measures: pixels or efficientnet.")]
+GuardIndex = Annotated[
+    Path | None, typer.Option(help="Saved guard to use; with --guard and --heldout, where to save it.")
+]
+Guide = Annotated[bool, typer.Option("--guide", help="Draw refused images again from their noise, guided away.")]
+
 
 @verb
 def sample(
     source: Annotated[str, typer.Argument(help="A run, a diffusers folder or, with --closed-form, images.")],
     out: Out,
     n: Annotated[int, typer.Option("-n", "--n", help="How many images.")] = 64,
-    sampler: Annotated[str, typer.Option(help="auto, heun, pc or adaptive.")] = "auto",
-    steps: Annotated[int, typer.Option(help="Noise levels walked down (adaptive: most evaluations).")] = 0,
+    sampler: Annotated[
+        str, typer.Option(help="auto, heun, pc, adaptive, dpm, ancestral, nesterov or annealed.")
+    ] = "auto",
+    steps: Annotated[
+        int, typer.Option(help="Noise levels walked down (adaptive, nesterov, annealed: most evaluations).")
+    ] = 0,
     batch_size: Annotated[int, typer.Option(help="Images at a time; does not change the result.")] = 256,
-    guard: Annotated[str | None, typer.Option(help="Training images: re-draw samples that copy one of them.")] = None,
+    guard: GuardBy = None,
+    heldout: Heldout = None,
+    guard_rate: GuardRate = 0.01,
+    guard_encoder: GuardEncoder = "pixels",
+    guard_index: GuardIndex = None,
+    guide: Guide = False,
     closed_form: Annotated[str | None, typer.Option(help="empirical, temperature or tangent.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Draw only what is missing in --out.")] = False,
+    label: Annotated[str | None, typer.Option(help="Class to draw, by name or number; default: all in turn.")] = None,
     size: Size = None,
     channels: Channels = None,
     seed: Seed = 0,
@@ -32,23 +53,31 @@ def sample(
     if n < 1 or batch_size < 1:
         raise ValueError(f"-n and --batch-size must be at least 1, got {n} and {batch_size}")
     from temperance.run.sampling import sample_run
-    from temperance.run.sources import closed_form_model, open_model
+    from temperance.run.sources import closed_form_model, open_guard, open_model
 
-    if closed_form is not None:
-        model = closed_form_model(load(source, size, channels, "error", None, minimum=12, quiet=quiet), closed_form)
-    else:
-        model = open_model(source)
-    against = None if guard is None else load(guard, size, channels, "error", None, minimum=2, quiet=quiet)
+    def images(spec: str, minimum: int) -> Any:
+        return load(spec, size, channels, "error", None, minimum=minimum, quiet=quiet)
+
+    model = open_model(source, label) if closed_form is None else closed_form_model(images(source, 12), closed_form)
+    keeper = open_guard(
+        None if guard is None else images(guard, 2), None if heldout is None else images(heldout, 1),
+        encoder=guard_encoder, rate=guard_rate, index=guard_index, progress=not quiet,
+    )  # fmt: skip
     writable(out)
     found = sample_run(
-        model, out, n, sampler=sampler, steps=steps, batch_size=batch_size, guard=against, seed=seed,
-        device=device, progress=not quiet,
+        model, out, n, sampler=sampler, steps=steps, batch_size=batch_size, guard=keeper, guide=guide, seed=seed,
+        device=device, resume=resume, progress=not quiet,
     )  # fmt: skip
+    if not found:
+        raise typer.Exit  # not the first of several processes: the first one speaks
     for warning in found["warnings"]:
         print(f"temperance sample: {warning}", file=sys.stderr)
     say(
         quiet,
         json_,
-        f"{n} images by {found['sampler']}, {found['nfe']} evaluations each\nsamples: {out / 'samples.npz'}",
+        f"{n} images by {found['sampler']}, {found['nfe']} evaluations each, "
+        f"{found['images_per_second']:.1f} images/s\n"
+        + ("" if keeper is None else f"guard: {found['refused']} draws refused, {n - found['n']} images withheld\n")
+        + f"samples: {out / 'samples.npz'}",
     )
     return found

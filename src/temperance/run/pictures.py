@@ -1,6 +1,9 @@
 """Images as files: PNGs, one array, and a sheet to look at."""
 
 import io
+import os
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,26 +11,43 @@ from PIL import Image
 
 from temperance.atomic import write_bytes
 
+SHOWN = 100  # images on the sheet
 
-def write_pictures(out: Path, pixels: np.ndarray) -> None:
-    """Write `images/00000.png` and so on, `samples.npz` (`arr_0`, uint8 NHWC) and a sheet of the first hundred."""
 
-    def png(image: np.ndarray) -> bytes:
-        buffer = io.BytesIO()
-        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
-        return buffer.getvalue()
+def write_pngs(folder: Path, pixels: np.ndarray, index: Iterable[int]) -> None:
+    """Write `00000.png` and so on, named by the image's number."""
+    for i, image in zip(index, pixels):
+        write_bytes(folder / f"{int(i):05d}.png", _png(image))
 
-    for i, image in enumerate(pixels):
-        write_bytes(out / "images" / f"{i:05d}.png", png(image))
-    packed = io.BytesIO()
-    np.savez_compressed(packed, arr_0=pixels)
-    write_bytes(out / "samples.npz", packed.getvalue())
+
+def write_array(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int, int, int]) -> None:
+    """Write an npz whose `arr_0` is uint8 of `shape`, block by block: memory for one block."""
+    scratch = path.with_name(f".{path.name}.new")
+    entry = zipfile.ZipInfo("arr_0.npy", (1980, 1, 1, 0, 0, 0))  # a fixed date: equal samples make equal files
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    about = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with zipfile.ZipFile(scratch, "w") as archive, archive.open(entry, "w", force_zip64=True) as file:
+        np.lib.format.write_array_header_1_0(file, about)  # pyright: ignore[reportArgumentType]
+        for block in blocks:
+            file.write(np.ascontiguousarray(block).tobytes())
+    with scratch.open("rb") as file:
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def write_sheet(path: Path, pixels: np.ndarray) -> None:
+    """Write a near-square sheet of images with a one-pixel gap; nothing if there are none."""
     if len(pixels):
-        write_bytes(out / "grid.png", png(_grid(pixels[:100])))
+        write_bytes(path, _png(_grid(pixels[:SHOWN])))
+
+
+def _png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _grid(pixels: np.ndarray) -> np.ndarray:
-    """A near-square sheet of images with a one-pixel gap."""
     n, h, w, c = pixels.shape
     columns = int(np.ceil(n**0.5))
     sheet = np.full((-(-n // columns) * (h + 1), columns * (w + 1), c), 255, np.uint8)

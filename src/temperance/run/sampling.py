@@ -1,28 +1,47 @@
-"""A sampling run on disk, with copies drawn again where a guard is asked for."""
+"""A sampling run on disk: batch by batch, so that it can be resumed and shared out among processes."""
 
+import hashlib
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
 from temperance.atomic import write_json
-from temperance.data import Images, to_uint8
+from temperance.data import to_uint8
+from temperance.guard import ATTEMPTS, Guard
 from temperance.hub import Model
-from temperance.metrics import proximity
-from temperance.report import COPY_RATIO
-from temperance.run.pictures import write_pictures
-from temperance.sample import Noise, NotConverged, Samples, adaptive, heun, integrate, predictor_corrector
+from temperance.run.pictures import SHOWN, write_array, write_pngs, write_sheet
+from temperance.run.shards import Place, Shard, Shards
+from temperance.sample import (
+    Noise,
+    NotConverged,
+    Project,
+    Sampler,
+    Samples,
+    adaptive,
+    ancestral,
+    annealed,
+    dpm_solver,
+    heun,
+    integrate,
+    nesterov,
+    predictor_corrector,
+)
+from temperance.schedule import levels
 
-SAMPLERS = {"heun": heun, "pc": predictor_corrector, "adaptive": adaptive}
-STEPS = {"heun": 20, "pc": 100, "adaptive": 400}
-REDRAWS = 10  # rounds of fresh noise before a guarded sampler gives up
+SAMPLERS: dict[str, Sampler] = {
+    "heun": heun, "pc": predictor_corrector, "adaptive": adaptive, "dpm": dpm_solver, "ancestral": ancestral,
+    "nesterov": nesterov, "annealed": annealed,
+}  # fmt: skip
+STEPS = {"heun": 20, "pc": 100, "adaptive": 400, "dpm": 40, "ancestral": 100, "nesterov": 400, "annealed": 400}
+LIMITED = ("adaptive", "nesterov", "annealed")  # stop by themselves: --steps is their limit
 
 
 def sample_run(
@@ -33,94 +52,162 @@ def sample_run(
     sampler: str,
     steps: int,
     batch_size: int,
-    guard: Images | None,
+    guard: Guard | None,
+    guide: bool = False,
     seed: int,
     device: str,
+    resume: bool = False,
     progress: bool,
 ) -> dict[str, Any]:
     """Draw `n` images and write PNGs, `samples.npz` and `sample.json`. Image i depends on (seed, i) alone.
 
-    With `guard`, a sample whose d1/d2 to the guard's images is below 1/3 is drawn again from fresh noise, at most
-    `REDRAWS` times; what still copies then is not written, and the shortfall is reported.
+    Every batch is kept in `shards/` once finished; `resume` draws only what is missing, also for a larger `n`. Under
+    torchrun the processes take turns with the batches, and the first one waits for the others and writes the arrays.
+    Memory: one batch. With `guard`, what it refuses is drawn again; what it refuses every time is not written, and the
+    shortfall is reported.
+
+    Returns:
+        What `sample.json` holds; empty in all processes but the first.
     """
-    name = sampler if sampler != "auto" else ("heun" if model.told or "closed_form" in model.about else "adaptive")
-    if name not in SAMPLERS:
-        raise ValueError(f"--sampler must be auto, heun, pc or adaptive, got {sampler!r}")
-    train = None if guard is None else guard.tensor().flatten(1)
-    if train is not None and train.shape[1] != int(np.prod(model.shape)):
-        raise ValueError(
-            f"--guard images have {train.shape[1]} values, the model makes {int(np.prod(model.shape))}; set --size"
-        )
+    name = _sampler(sampler, model)
+    if guard is not None and guard.index.shape != tuple(model.shape):
+        raise ValueError(f"--guard images are {guard.index.shape}, the model makes {tuple(model.shape)}; set --size")
     began = time.perf_counter()
-    parts, refused, kept = [], 0, []
-    bar = tqdm(total=n, desc=f"sample ({name})", unit="image", file=sys.stderr, disable=not progress, leave=False)
-    for start in range(0, n, batch_size):
-        index = list(range(start, min(n, start + batch_size)))
-        drawn, again, good = _draw(model, name, steps, seed, index, n, train, device)
-        refused += again
-        parts.append(drawn)
-        kept.append(good)
-        bar.update(len(index))
-    bar.close()
-    mask = torch.cat(kept)
-    pixels = to_uint8(torch.cat([p.x for p in parts])[mask].clamp(-1, 1))
-    final = torch.cat([p.final_sigma for p in parts])[mask]
-    converged = torch.cat([p.converged for p in parts])[mask]
-    write_pictures(out, pixels)
-    notes = []
-    if not bool(converged.all()):
-        notes.append(f"{int((~converged).sum())} of {len(pixels)} samples have not converged; use more --steps")
-    if not bool(mask.all()):
-        notes.append(f"{int((~mask).sum())} of {n} samples still copied after {REDRAWS} draws and were not written")
-    found = {
-        "n": len(pixels), "asked": n, "sampler": name, "nfe": max(p.nfe for p in parts), "seed": seed,
-        "final_sigma": float(final.mean()) if len(final) else None, "sigma_min": float(model.schedule.grid(2)[-1]),
-        "converged": float(converged.float().mean()) if len(final) else None, "guard": None if guard is None else
-        {"source": guard.source, "refused": refused, "withheld": int((~mask).sum())},
-        "seconds": time.perf_counter() - began, "model": model.about, "warnings": notes,
-    }  # fmt: skip
+    place = Place.here()
+    shards = Shards(out / "shards", _plan(model, name, steps, batch_size, guard, guide, seed), n, batch_size)
+    if resume:
+        shards.check_resumable()
+    else:
+        shards.clear(place, out / "images")
+    write_json(shards.folder / "plan.json", shards.plan)
+    todo = [start for start in shards.mine(place) if not (resume and shards.done(start))]
+    drawing = _Drawing(model, name, steps, seed, _where(device, place), guard, guide)
+    asked = sum(len(shards.indices(start)) for start in todo)
+    bar = tqdm(total=asked, desc=f"sample ({name})", unit="image", file=sys.stderr, disable=not progress, leave=False)
+    with bar:
+        for start in todo:
+            shard = drawing.shard(shards.indices(start))
+            write_pngs(out / "images", shard.pixels, shard.number)
+            shards.write(start, shard)
+            bar.update(len(shards.indices(start)))
+    if place.rank:
+        return {}
+    seconds = time.perf_counter() - began
+    found = _collected(shards, place, out, model) | {"seconds": seconds, "images_per_second": asked / seconds}
+    found |= {"sampler": name, "seed": seed, "processes": place.world, "model": model.about}
+    found["guard"] = None if guard is None else _about(guard, found)
     write_json(out / "sample.json", found)
     return found
 
 
-def _draw(
-    model: Model,
-    name: str,
-    steps: int,
-    seed: int,
-    index: list[int],
-    n: int,
-    train: Tensor | None,
-    device: str,
-) -> tuple[Samples, int, Float[Tensor, " batch"]]:
-    """One batch, with copies drawn again: the samples, how many draws were refused, and which rows may be written."""
-    drawn = _once(model, name, steps, seed, index, device)
-    good = torch.ones(len(index), dtype=torch.bool)
-    refused = 0
-    for attempt in range(1, REDRAWS + 1):
-        if train is None:
-            break
-        good = proximity(drawn.x.flatten(1), train).ratio >= COPY_RATIO
-        bad = (~good).nonzero()[:, 0].tolist()
-        refused += len(bad)
-        if not bad or attempt == REDRAWS:
-            break
-        fresh = _once(model, name, steps, seed, [index[i] + attempt * (1 << 32) for i in bad], device)
-        for old, new in zip(drawn[:1] + drawn[2:], fresh[:1] + fresh[2:]):
-            old[bad] = new
-    return drawn, refused, good
+def _sampler(asked: str, model: Model) -> str:
+    name = asked if asked != "auto" else ("heun" if model.told or "closed_form" in model.about else "adaptive")
+    if name not in SAMPLERS:
+        raise ValueError(f"--sampler must be one of auto, {', '.join(SAMPLERS)}, got {asked!r}")
+    return name
 
 
-def _once(model: Model, name: str, steps: int, seed: int, index: list[int], device: str) -> Samples:
-    count = steps or STEPS[name]
-    options = {"limit": count} if name == "adaptive" else {}
-    grid = model.schedule.grid(2 if name == "adaptive" else max(2, count))
-    where = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
-    denoiser = model.denoiser.to(where)
+def _where(device: str, place: Place) -> str:
+    if device == "auto":
+        return f"cuda:{place.local}" if torch.cuda.is_available() else "cpu"
+    return device
 
-    def call(x: Tensor, sigma: Tensor | None) -> Tensor:
-        return denoiser(x.to(where), None if sigma is None else sigma.to(where)).cpu()
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotConverged)  # reported once for all batches
-        return integrate(SAMPLERS[name], call, model.shape, grid, Noise(seed, index), **options)
+def _plan(
+    model: Model, name: str, steps: int, batch_size: int, guard: Guard | None, guide: bool, seed: int
+) -> dict[str, Any]:
+    """All that decides the pixels, and nothing else."""
+    digest = hashlib.sha256(str(sorted(model.about.items())).encode())
+    for key, value in model.denoiser.state_dict().items():
+        digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    rule = None if guard is None else {
+        "encoder": guard.encoder.name, "threshold": guard.threshold, "guide": guide,
+        "train": hashlib.sha256(guard.index.digests.numpy().tobytes()).hexdigest(),
+    }  # fmt: skip
+    return {
+        "model": digest.hexdigest(), "sampler": name, "steps": steps or STEPS[name], "batch_size": batch_size,
+        "seed": seed, "guard": rule,
+    }  # fmt: skip
+
+
+class _Drawing:
+    """Draws one batch, with refused images drawn again."""
+
+    def __init__(self, model: Model, name: str, steps: int, seed: int, where: str, guard: Guard | None, guide: bool):
+        self.model, self.name, self.seed, self.guard, self.guide = model, name, seed, guard, guide
+        self.denoiser, self.where = model.denoiser.to(where), where
+        count = steps or STEPS[name]
+        self.options = {"limit": count} if name in LIMITED else {}
+        self.grid = levels(model.schedule, 2 if name in LIMITED else max(2, count))
+
+    def shard(self, index: list[int]) -> Shard:
+        seen: dict[int, tuple[float, bool]] = {}
+        most = 0
+
+        def draw(stream: Sequence[int], project: Project | None = None) -> Tensor:
+            nonlocal most
+            found = self._once(stream, project)
+            most = max(most, found.nfe)
+            seen.update(zip(stream, zip(found.final_sigma.tolist(), found.converged.tolist())))
+            return found.x
+
+        if self.guard is None:
+            x, stream, refused = draw(index), index, 0
+            passed = torch.ones(len(index), dtype=torch.bool)
+        else:
+            x, passed, stream, refused = self.guard.draw(draw, index, guide=self.guide)
+        kept = [i for i, good in enumerate(passed.tolist()) if good]
+        final, converged = np.array([seen[stream[i]] for i in kept]).reshape(-1, 2).T
+        counts = np.array([len(index), refused, most])
+        return Shard(to_uint8(x[kept]), np.array(index)[kept], final, converged.astype(bool), counts)
+
+    def _once(self, stream: Sequence[int], project: Project | None) -> Samples:
+        labels = [label.to(self.where) for label in self.model.labels(stream)]
+
+        def call(x: Tensor, sigma: Tensor | None) -> Tensor:
+            return self.denoiser(x.to(self.where), None if sigma is None else sigma.to(self.where), *labels).cpu()
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotConverged)  # reported once for all batches
+            noise = Noise(self.seed, stream)
+            return integrate(
+                SAMPLERS[self.name], call, self.model.shape, self.grid, noise, project=project, **self.options
+            )
+
+
+def _collected(shards: Shards, place: Place, out: Path, model: Model) -> dict[str, Any]:
+    """Write the array and the sheet from the batches, one at a time, and count."""
+    final, converged, counts, first = [], [], [], []
+    for shard in shards.all(place):
+        final.append(shard.final_sigma)
+        converged.append(shard.converged)
+        counts.append(shard.counts)
+        if sum(map(len, first)) < SHOWN:
+            first.append(shard.pixels)
+    sigma, good, totals = np.concatenate(final), np.concatenate(converged), np.array(counts)
+    channels, height, width = model.shape
+    blocks = (shard.pixels for shard in shards.all(place))
+    write_array(out / "samples.npz", blocks, (len(sigma), height, width, channels))
+    write_sheet(out / "grid.png", np.concatenate(first))
+    notes = []
+    if not good.all():
+        notes.append(f"{int((~good).sum())} of {len(good)} samples have not converged; use more --steps")
+    if len(good) < shards.n:
+        notes.append(
+            f"{shards.n - len(good)} of {shards.n} samples still copied after {ATTEMPTS} draws and were not written"
+        )
+    return {
+        "n": len(good), "asked": shards.n, "nfe": int(totals[:, 2].max()), "refused": int(totals[:, 1].sum()),
+        "final_sigma": float(sigma.mean()) if len(sigma) else None,
+        "sigma_min": float(levels(model.schedule, 2)[-1]),
+        "converged": float(good.mean()) if len(good) else None, "warnings": notes,
+    }  # fmt: skip
+
+
+def _about(guard: Guard, found: dict[str, Any]) -> dict[str, Any]:
+    threshold = None if guard.threshold is None else guard.threshold._asdict()
+    return {
+        "encoder": guard.encoder.name, "rule": "d1/d2 < 1/3" if threshold is None else "distance",
+        "n": len(guard.index), "threshold": threshold, "false_refusal_rate": guard.rate, "refused": found["refused"],
+        "withheld": found["asked"] - found["n"],
+    }  # fmt: skip

@@ -11,6 +11,24 @@ from temperance.recipe import Recipe, names
 from temperance.train import Settings
 
 
+ABOUT_DATA = ("data", "heldout", "size", "channels")  # what a configuration file says besides settings
+
+
+def read_config(config: Path) -> dict[str, Any]:
+    """What a configuration file holds.
+
+    Raises:
+        ValueError: if it cannot be read or is not one.
+    """
+    try:
+        held = yaml.safe_load(config.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot read --config {config}: {error}") from error
+    if not isinstance(held, dict):
+        raise ValueError(f"--config {config} must hold key: value lines")
+    return held
+
+
 def settings_from(
     defaults: dict[str, Any], config: Path | None, typed: set[str], assignments: list[str]
 ) -> tuple[Recipe, Settings]:
@@ -21,13 +39,7 @@ def settings_from(
     """
     merged = dict(defaults)
     if config is not None:
-        try:
-            held = yaml.safe_load(config.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise ValueError(f"cannot read --config {config}: {error}") from error
-        if not isinstance(held, dict):
-            raise ValueError(f"--config {config} must hold key: value lines")
-        merged |= {k: v for k, v in held.items() if k not in ("data", "version")}
+        merged |= {k: v for k, v in read_config(config).items() if k not in ABOUT_DATA}
     merged |= {name: defaults[name] for name in typed}
     for text in assignments:
         key, found, value = text.partition("=")

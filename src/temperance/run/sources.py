@@ -1,5 +1,6 @@
-"""Where samples come from: a run, a model folder, or the closed form of the images themselves."""
+"""What samples are made from, and held against: a run, a model folder, a closed form; a guard."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +9,25 @@ from torch import Tensor
 
 from temperance import hub
 from temperance.data import Images
+from temperance.features import by_name
+from temperance.guard import Guard
 from temperance.hub import Model
 from temperance.recipe import closed_form
 from temperance.schedule import edm_for
 
 
-def open_model(source: str) -> Model:
-    """A run or model folder by its path.
+def open_model(source: str, label: str | None = None) -> Model:
+    """A run or model folder by its path; with `label`, only that class of a class-conditional model is sampled.
 
     Raises:
-        ValueError: if there is no such folder or it holds no model.
+        ValueError: if there is no such folder, it holds no model, or the model has no such class.
     """
     if not Path(source).is_dir():
         raise ValueError(
             f"{source} is not a folder; give a run of `temperance train`, a diffusers folder, or --closed-form"
         )
-    return hub.load(Path(source))
+    model = hub.load(Path(source))
+    return model if label is None else replace(model, about={**model.about, "label": model.label(label)})
 
 
 def closed_form_model(images: Images, name: str) -> Model:
@@ -31,7 +35,31 @@ def closed_form_model(images: Images, name: str) -> Model:
     points = images.tensor()
     shape = (points.shape[1], points.shape[2], points.shape[3])
     denoiser = _Closed(closed_form(points, name))
-    return Model(denoiser, edm_for(points.flatten(1)), shape, {"closed_form": name, "source": images.source})
+    about = {"closed_form": name, "source": images.source, "train_sha256": images.fingerprint}
+    return Model(denoiser, edm_for(points.flatten(1)), shape, about)
+
+
+def open_guard(
+    train: Images | None, heldout: Images | None, *, encoder: str, rate: float, index: Path | None, progress: bool
+) -> Guard | None:
+    """The guard that the command line asks for: built from images, calibrated if there are unseen ones, or read.
+
+    Raises:
+        ValueError: in one line, if the options do not fit together or the guard cannot be made.
+    """
+    if train is None:
+        if heldout is not None:
+            raise ValueError("--heldout calibrates a guard and needs --guard TRAIN")
+        return None if index is None else Guard.load(index)
+    space = by_name(encoder)
+    if heldout is None:
+        if index is not None:
+            raise ValueError(f"--guard-index {index} is written for a calibrated guard: give --heldout")
+        return Guard(train, space)
+    guard = Guard.calibrate(train, heldout, space, rate, progress=progress)
+    if index is not None:
+        guard.save(index)
+    return guard
 
 
 class _Closed(torch.nn.Module):

@@ -1,19 +1,25 @@
 """A training run on disk."""
 
 import json
+import os
 import platform
+import sys
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
+from torch import Tensor
 
 from temperance import hub
 from temperance.atomic import write_json, write_text
 from temperance.data import Images
-from temperance.recipe import fit, prepare
+from temperance.recipe import fit, mirrored, prepare
+from temperance.run.monitor import Monitor
 from temperance.run.settings import settings_from
 
 
@@ -28,11 +34,16 @@ def train_run(
     resume: bool,
     progress: bool,
     device: str,
-) -> dict[str, Any]:
+    heldout: Images | None = None,
+    shaped: dict[str, Any] | None = None,
+) -> dict[str, Any] | None:
     """Train on images and write `config.yaml`, `env.json`, `metrics.jsonl`, `checkpoint-N/` and `model/`.
 
     A resumed run takes its settings from its own `config.yaml`, except for what is given anew. Nothing is written
-    before the settings are known to work on the images.
+    before the settings are known to work on the images. With `heldout`, the run is watched every `monitor_every` steps
+    (`checkpoint_every`, if that is 0). `shaped` is how the images were read, for `config.yaml`.
+
+    Of several processes the first writes, and only it gets an answer.
     """
     saved = out / "config.yaml"
     if resume and not (saved.exists() and (out / "env.json").exists()):
@@ -40,23 +51,84 @@ def train_run(
     recipe, settings = settings_from(defaults, saved if resume and config is None else config, typed, assignments)
     if resume and json.loads((out / "env.json").read_text())["train_sha256"] != images.fingerprint:
         raise ValueError(f"--resume: the images are not those that {out} was trained on")
+    if heldout is not None and not settings.monitor_every:
+        settings = replace(settings, monitor_every=settings.checkpoint_every)
     merged = {**vars(recipe), **vars(settings)}
     began = time.perf_counter()
     points = images.tensor()
-    ready = prepare(recipe, points, seed=settings.seed)
-    write_text(saved, yaml.safe_dump({"data": images.source, **merged}, sort_keys=False))
-    write_json(out / "env.json", environment(images))
-    model = fit(ready, points, settings, out=out, resume=resume, progress=progress, device=device)
-    hub.save(out / "model", model)
+    labels, classes = labels_of(images) if recipe.class_conditional else (None, ())
+    ready = prepare(recipe, points, seed=settings.seed, labels=labels, classes=len(classes))
+    if recipe.init and "process" in typed and ready.recipe.process != recipe.process:
+        raise ValueError(
+            f"--init {recipe.init} is a model of {ready.recipe.process}; leave out --process {recipe.process}"
+        )
+    main, world = rank() == 0, int(os.environ.get("WORLD_SIZE", "1"))
+    if main:
+        about = {"data": images.source, "heldout": heldout.source if heldout is not None else None, **(shaped or {})}
+        about = {key: value for key, value in about.items() if value is not None}
+        write_text(saved, yaml.safe_dump({**about, **merged}, sort_keys=False))
+        write_json(out / "env.json", {**environment(images), "world_size": world})
+        if progress:
+            print(f"world size {world}", file=sys.stderr)
+    rows = mirrored(points) if recipe.flips else points
+    monitor = Monitor(rows, None if heldout is None else _like(heldout, points), settings, out)
+    model = fit(
+        ready, points, settings, out=out, resume=resume, progress=progress, device=device, classes=classes,
+        monitor=monitor if settings.monitor_every else None,
+    )  # fmt: skip
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if not main:
+        return None
+    _save(out / "model", model)
     seconds = time.perf_counter() - began
     return {
         "out": str(out),
         "model": str(out / "model"),
         "n_train": len(images),
         "seconds": seconds,
+        "world_size": world,
         **merged,
         "chosen": ready.chosen,
     }
+
+
+def rank() -> int:
+    """Which of the launcher's processes this is; 0 without a launcher."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _like(heldout: Images, points: Tensor) -> Tensor:
+    """Held-out images that can be held against the training images."""
+    found = heldout.tensor()
+    if found.shape[1:] != points.shape[1:]:
+        raise ValueError(
+            f"--heldout images are {tuple(found.shape[1:])}, training images {tuple(points.shape[1:])}; set --size"
+        )
+    return found
+
+
+def _save(folder: Path, model: hub.Model) -> None:
+    try:
+        hub.save(folder, model)
+    except SafetensorError as error:
+        raise OSError(
+            f"cannot save {folder}: {error}; the last checkpoint is intact: make room and --resume"
+        ) from error
+
+
+def labels_of(images: Images) -> tuple[Tensor | None, tuple[str, ...]]:
+    """The images' labels and the names of their classes; numbers where there are no names.
+
+    Raises:
+        ValueError: if the images have no labels, or one is negative.
+    """
+    if images.labels is None:
+        raise ValueError(f"--class-conditional: {images.source} has no labels; give class folders or a labeled .npz")
+    labels = torch.from_numpy(images.labels)
+    if int(labels.min()) < 0:
+        raise ValueError(f"--class-conditional: labels of {images.source} must be 0 or more, got {int(labels.min())}")
+    return labels, images.classes or tuple(str(i) for i in range(int(labels.max()) + 1))
 
 
 def environment(images: Images) -> dict[str, Any]:

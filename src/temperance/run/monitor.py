@@ -1,0 +1,121 @@
+"""A look at a training run while it goes: are its samples copies yet?"""
+
+import io
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from temperance.atomic import write_bytes
+from temperance.data import to_uint8
+from temperance.hub import Model
+from temperance.metrics import copy_auc, memorized_fraction, proximity, ratio_median
+from temperance.run.pictures import write_sheet
+from temperance.sample import Noise, NotConverged, adaptive, heun, integrate
+from temperance.schedule import levels
+from temperance.train import Settings, read_metrics
+
+TOLERATED = 0.05  # memorized fraction that may be passed where no held-out images say what is usual
+STEPS, LIMIT = 20, 100  # of heun, and of adaptive for noise-unconditional models: a look, not a release
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Samples from the averaged model, held against training and held-out images, in pixels.
+
+    The noise is the same every time, so that the sheets show one set of images as it develops. Cost of a look:
+    `monitor_samples` x 39 evaluations of the network (100 if it is noise-unconditional), and their distances to all
+    training images.
+    """
+
+    train: Float[Tensor, "n c h w"]
+    heldout: Float[Tensor, "m c h w"] | None
+    settings: Settings
+    out: Path
+
+    def __call__(self, step: int, model: Model) -> dict[str, Any]:
+        """Write `samples/step-N.png` and `monitor.png`; return the figures, and whether to stop.
+
+        Copying has begun when the lower end of the 95 % interval of the memorized fraction is above the upper end of
+        that of held-out images (without these: above 0.05).
+        """
+        x = _samples(model, self.settings.monitor_samples, self.settings.seed)
+        write_sheet(self.out / "samples" / f"step-{step:07d}.png", to_uint8(x))
+        found = _figures(x, self.train, self.heldout)
+        found["stop"] = found["copying"] and self.settings.on_copying == "stop"
+        rows = [row for row in read_metrics(self.out / "metrics.jsonl") if "memorized_fraction" in row]
+        _plot(self.out / "monitor.png", [*rows, {"step": step, **found}])
+        if found["copying"]:
+            self._advise(step, found)
+        return found
+
+    def _advise(self, step: int, found: dict[str, Any]) -> None:
+        usual = found.get("heldout_memorized_fraction")
+        told = f"step {step}: {found['memorized_fraction']:.0%} of samples are copies"
+        told += "" if usual is None else f" (held-out images: {usual:.0%})"
+        advice = "stopped" if found["stop"] else "stop here (--set on_copying=stop), or smooth more strongly"
+        tqdm.write(f"{told}: {advice}", file=sys.stderr)
+
+
+def _samples(model: Model, n: int, seed: int) -> Float[Tensor, "n c h w"]:
+    index, denoiser = range(n), model.denoiser
+    device, labels = next(denoiser.parameters()).device, model.labels(index)
+
+    def call(x: Tensor, sigma: Tensor | None) -> Tensor:
+        given = (None if sigma is None else sigma.to(device), *(label.to(device) for label in labels))
+        return denoiser(x.to(device), *given).float().cpu()
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", NotConverged)  # a model in the making
+        if model.told:
+            return integrate(heun, call, model.shape, levels(model.schedule, STEPS), Noise(seed, index)).x.clamp(-1, 1)
+        grid = levels(model.schedule, 2)
+        return integrate(adaptive, call, model.shape, grid, Noise(seed, index), limit=LIMIT).x.clamp(-1, 1)
+
+
+def _figures(x: Tensor, train: Tensor, heldout: Tensor | None) -> dict[str, Any]:
+    near = proximity(x.flatten(1), train.flatten(1))
+    real = None if heldout is None else proximity(heldout.flatten(1), train.flatten(1))
+    share, ratio = memorized_fraction(near, real), ratio_median(near, real)
+    found = {"memorized_fraction": share.value, "memorized_ci": [share.low, share.high], "ratio_median": ratio.value}
+    limit = TOLERATED
+    if real is not None:
+        limit = float(memorized_fraction(real).high or 0)
+        found |= {
+            "heldout_memorized_fraction": share.null, "heldout_ratio_median": ratio.null,
+            "copy_auc": copy_auc(near.distance, real.distance).value,
+        }  # fmt: skip
+    return {**found, "copying": float(share.low or 0) > limit}
+
+
+def _plot(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Memorized fraction and copy AUC against steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.6), layout="constrained", dpi=110)
+    ax, steps = figure.add_subplot(), [row["step"] for row in rows]
+    low, high = zip(*(row["memorized_ci"] for row in rows))
+    ax.fill_between(steps, low, high, alpha=0.2, lw=0)
+    ax.plot(steps, [row["memorized_fraction"] for row in rows], marker="o", ms=4, label="memorized fraction")
+    if "copy_auc" in rows[-1]:
+        ax.axhline(rows[-1]["heldout_memorized_fraction"], ls=":", color="gray", label="the same of held-out images")
+        held = [row for row in rows if "copy_auc" in row]
+        ax.plot(
+            [row["step"] for row in held],
+            [row["copy_auc"] for row in held],
+            marker="s",
+            ms=4,
+            ls="--",
+            label="copy AUC",
+        )
+    ax.set(xlabel="steps", ylim=(-0.03, 1.03))
+    ax.legend(loc="upper left")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_bytes(path, buffer.getvalue())

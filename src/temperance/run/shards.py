@@ -1,0 +1,126 @@
+"""The finished parts of a sampling run: one file for each batch, so that a run can go on, and be shared out."""
+
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from temperance.atomic import write_bytes
+
+PATIENCE = 900.0  # seconds without news after which missing parts are given up
+
+
+class Place(NamedTuple):
+    """Which of several processes this one is, as `torchrun` says; the only one if it does not."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    @staticmethod
+    def here() -> "Place":
+        """Read RANK, WORLD_SIZE and LOCAL_RANK."""
+        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if not 0 <= rank < world:
+            raise ValueError(f"RANK must be below WORLD_SIZE, got {rank} and {world}; start with torchrun")
+        return Place(rank, world, int(os.environ.get("LOCAL_RANK", 0)))
+
+
+class Shard(NamedTuple):
+    """What one batch of noise indices came to. All but `counts` hold only the images that may be written."""
+
+    pixels: np.ndarray  # uint8 [k, h, w, c]
+    number: np.ndarray  # int64 [k], the image's noise index
+    final_sigma: np.ndarray
+    converged: np.ndarray
+    counts: np.ndarray  # asked, refused, evaluations
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Batches of noise indices as files under `folder`; a file that was made to another plan does not count."""
+
+    folder: Path
+    plan: dict[str, Any]
+    n: int
+    size: int
+
+    @property
+    def starts(self) -> range:
+        """The first noise index of every batch."""
+        return range(0, self.n, self.size)
+
+    def indices(self, start: int) -> list[int]:
+        """The noise indices of the batch that begins at `start`."""
+        return list(range(start, min(self.n, start + self.size)))
+
+    def mine(self, place: Place) -> list[int]:
+        """The batches of one process: every world-th one."""
+        return list(self.starts)[place.rank :: place.world]
+
+    @property
+    def _key(self) -> str:
+        return hashlib.sha256(json.dumps(self.plan, sort_keys=True).encode()).hexdigest()
+
+    def _path(self, start: int) -> Path:
+        return self.folder / f"{start:08d}.npz"
+
+    def write(self, start: int, shard: Shard) -> None:
+        """Keep a finished batch."""
+        packed = io.BytesIO()
+        np.savez_compressed(packed, key=np.array(self._key), **shard._asdict())
+        write_bytes(self._path(start), packed.getvalue())
+
+    def read(self, start: int) -> Shard:
+        """Read a finished batch."""
+        with np.load(self._path(start)) as file:
+            return Shard(*(file[name] for name in Shard._fields))
+
+    def done(self, start: int) -> bool:
+        """Whether the batch is there, complete, and made to this plan."""
+        try:
+            with np.load(self._path(start)) as file:
+                return str(file["key"]) == self._key and int(file["counts"][0]) == len(self.indices(start))
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def check_resumable(self) -> None:
+        """Raise a ValueError that names what differs if the folder holds parts of another run."""
+        about = self.folder / "plan.json"
+        if not about.exists():
+            raise ValueError(f"nothing to resume: {self.folder} holds no finished part; start without --resume")
+        before = json.loads(about.read_text())
+        changed = [k for k in self.plan if before.get(k) != json.loads(json.dumps(self.plan[k]))]
+        if changed:
+            raise ValueError(f"--resume: {self.folder.parent} was made with another {', '.join(changed)}")
+
+    def clear(self, place: Place, images: Path) -> None:
+        """Remove what an earlier run left of this process's batches and their pictures."""
+        for file in [*self.folder.glob("*.npz"), *images.glob("*.png")]:
+            number = int(file.stem) if file.stem.isdigit() else -1
+            if number >= 0 and number // self.size % place.world == place.rank:
+                file.unlink()
+
+    def all(self, place: Place) -> Iterator[Shard]:
+        """Every batch in order; waits for those of other processes.
+
+        Raises:
+            ValueError: if no batch has been added for `PATIENCE` seconds and some are missing.
+        """
+        news = time.monotonic()
+        for start in self.starts:
+            while not self.done(start):
+                if place.world == 1 or time.monotonic() - news > PATIENCE:
+                    raise ValueError(f"images from {start} on are missing in {self.folder}; run again with --resume")
+                newest = max((f.stat().st_mtime for f in self.folder.glob("*.npz")), default=0.0)
+                if time.time() - newest < 1:
+                    news = time.monotonic()
+                time.sleep(0.2)
+            yield self.read(start)
