@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from temperance.data import load, split
-from temperance.demo import Plan, draw_sets
 from temperance.features import Encoder, encode
 from temperance.metrics import quality
 from temperance.recipe import closed_form
 from temperance.sample import Noise, heun, integrate
 from temperance.schedule import edm_for
+from temperance.trial import draw_sets
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one split instead of two")
     warnings.simplefilter("ignore")
     for seed in (2,) if parser.parse_args().quick else (2, 3):
-        train, heldout, encoder = draw_sets(Plan(), seed)
+        train, heldout, encoder = draw_sets("digits", 100, 700, seed)
         points, unseen = train.tensor(), heldout.tensor()
         real = split(load("digits"), (100, 700, 997), seed)[2].tensor()
         grid = edm_for(points.flatten(1)).grid(20)

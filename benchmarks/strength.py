@@ -7,12 +7,12 @@ import argparse
 
 import torch
 
-from temperance.demo import Plan, draw_sets
 from temperance.diagnostics import collapse_sigma
 from temperance.recipe import Recipe, fit, prepare
 from temperance.sample import Noise, heun, integrate
 from temperance.scorecard import score, yardstick
 from temperance.train import Settings
+from temperance.trial import draw_sets
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="400 steps instead of 4,000: shows that it runs")
     steps = 400 if parser.parse_args().quick else 4000
     torch.set_num_threads(1)  # the network is too small for two
-    train, heldout, encoder = draw_sets(Plan(), 2)
+    train, heldout, encoder = draw_sets("digits", 100, 700, 2)
     against = yardstick(train.tensor(), heldout.tensor(), encoder)
     sigma = collapse_sigma(against.train.flatten(1))
     recipes = {

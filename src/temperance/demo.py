@@ -2,35 +2,30 @@
 
 import multiprocessing
 import platform
-import queue
-import sys
 import time
-import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
-from temperance.data import Images, load, split, to_uint8
+from temperance.data import to_uint8
 from temperance.denoiser import Denoiser
 from temperance.distance import nearest
-from temperance.features import Encoder, efficientnet, train_classifier
 from temperance.hub import Model
 from temperance.metrics import Proximity
 from temperance.recipe import Recipe, closed_form, fit, prepare
 from temperance.report import Distances, Neighbor, Pair, Series, comparison, write_json, write_page
-from temperance.sample import Noise, NotConverged, Samples, adaptive, heun, integrate
+from temperance.sample import adaptive, heun
 from temperance.schedule import Schedule, edm_for
 from temperance.scorecard import Yardstick, score, yardstick
 from temperance.train import Settings
+from temperance.trial import draw, draw_sets, judge
+from temperance.workers import spread
 
 TRAINED = ("conditional", "unconditional", "temperature", "tangent")
 CLOSED = ("empirical", "temperature", "tangent")
@@ -78,7 +73,9 @@ def demo(plan: Plan, out: Path, *, progress: bool = True) -> list[dict[str, Any]
     out.mkdir(parents=True, exist_ok=True)
     jobs = [(plan, seed, name) for seed in plan.seeds for name in (*TRAINED, *(f"closed-form-{c}" for c in CLOSED))]
     began = time.perf_counter()
-    results = _run(jobs, progress)
+    total = sum(plan.steps if name in TRAINED else 0 for plan, _, name in jobs)
+    found = spread(job, jobs, total=total, unit="step", label="demo", progress=progress)
+    results = [result for results in found for result in results]
     order = {name: i for i, name in enumerate(_order())}
     results.sort(key=lambda r: (order[r.row["method"]], r.row["seed"]))
     rows = [r.row for r in results]
@@ -124,44 +121,13 @@ def _order() -> tuple[str, ...]:
     return (*trained, *(f"closed-form-{name}" for name in CLOSED))
 
 
-def _run(jobs: list[tuple[Plan, int, str]], progress: bool) -> list[Result]:
-    """All jobs over a pool of one-threaded processes, with a bar that counts training steps."""
-    context = multiprocessing.get_context("spawn")
-    total = sum(plan.steps if name in TRAINED else 0 for plan, _, name in jobs)
-    with (
-        context.Manager() as manager,
-        tqdm(total=total, desc="demo", unit="step", file=sys.stderr, disable=not progress) as bar,
-    ):
-        ticks = manager.Queue()
-        workers = min(len(jobs), torch.get_num_threads() or 1)
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            futures = {pool.submit(job, *arguments, ticks) for arguments in jobs}
-            while any(not f.done() for f in futures):
-                try:
-                    bar.update(ticks.get(timeout=0.2))
-                except queue.Empty:
-                    continue
-            return [result for f in as_completed(futures) for result in f.result()]
-
-
-def job(plan: Plan, seed: int, name: str, ticks: Any = None) -> list[Result]:
+def job(plan: Plan, seed: int, name: str, tick: Callable[[int], None] = lambda n: None) -> list[Result]:
     """One method on one split, in a process of its own."""
-    train, heldout, encoder = draw_sets(plan, seed)
+    train, heldout, encoder = draw_sets(plan.data, plan.n_train, plan.n_heldout, seed, size=plan.size)
     against = yardstick(train.tensor(), heldout.tensor(), encoder)
     if name in TRAINED:
-        return _trained(plan, seed, name, against, (lambda n: ticks.put(n)) if ticks is not None else lambda n: None)
+        return _trained(plan, seed, name, against, tick)
     return [_closed_form(plan, seed, name.removeprefix("closed-form-"), against)]
-
-
-def draw_sets(plan: Plan, seed: int) -> tuple[Images, Images, Encoder]:
-    """Train and held-out images, and an encoder that saw neither: a classifier of the rest, where labels allow it."""
-    images = load(plan.data, size=plan.size, progress=False)
-    spare = len(images) - plan.n_train - plan.n_heldout
-    train, heldout, rest = split(images, (plan.n_train, plan.n_heldout, max(0, spare)), seed)
-    if rest.labels is not None and len(rest) >= 500:
-        rest = rest[:4000]
-        return train, heldout, train_classifier(rest.tensor(), torch.from_numpy(rest.labels), seed=0)
-    return train, heldout, efficientnet()
 
 
 def _trained(plan: Plan, seed: int, name: str, against: Yardstick, tick: Callable[[int], None]) -> list[Result]:
@@ -177,8 +143,9 @@ def _trained(plan: Plan, seed: int, name: str, against: Yardstick, tick: Callabl
         if name != "conditional" or kept.get("closed"):
             return
         start = time.perf_counter()
-        draw = sample(plan, model.denoiser, model.schedule, heun, seed, range(VALIDATION, VALIDATION + 200), against)
-        row, _ = score(draw.x, against)
+        index = range(VALIDATION, VALIDATION + 200)
+        drawn = draw(model.denoiser, model.schedule, heun, against.train.shape[1:], seed, index, grid=plan.grid)
+        row, _ = score(drawn.x, against)
         if row["memorized_fraction"] <= ACCEPTED:
             weights = {k: v.clone() for k, v in model.denoiser.state_dict().items()}
             kept.update(step=step, weights=weights, seconds=start - began - spent)
@@ -207,41 +174,16 @@ def _closed_form(plan: Plan, seed: int, name: str, against: Yardstick) -> Result
     return _finish(plan, f"closed-form-{name}", denoiser, schedule, against, facts)
 
 
-def sample(
-    plan: Plan,
-    denoiser: Denoiser,
-    schedule: Schedule,
-    sampler: Any,
-    seed: int,
-    index: range,
-    against: Yardstick,
-) -> Samples:
-    """Draw the samples of `index`; what has not converged is recorded in the row, so no warning is needed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotConverged)
-        return integrate(sampler, denoiser, against.train.shape[1:], schedule.grid(plan.grid), Noise(seed, index))
-
-
 def _finish(
     plan: Plan, method: str, denoiser: Denoiser, schedule: Schedule, against: Yardstick, facts: dict[str, Any]
 ) -> Result:
     sampler = adaptive if method == "unconditional" else heun
     began = time.perf_counter()
-    drawn = sample(plan, denoiser, schedule, sampler, facts["seed"], range(plan.n_samples), against)
+    index = range(plan.n_samples)
+    drawn = draw(denoiser, schedule, sampler, against.train.shape[1:], facts["seed"], index, grid=plan.grid)
     seconds = time.perf_counter() - began
-    measured, near = score(drawn.x.clamp(-1, 1), against)
-    row = {
-        "method": method,
-        "sampler": sampler.__name__,
-        "nfe": drawn.nfe,
-        "n_train": len(against.train),
-        **facts,
-        **measured,
-        "final_sigma": float(drawn.final_sigma.mean()),
-        "sigma_min": float(schedule.grid(2)[-1]),
-        "converged": float(drawn.converged.float().mean()),
-        "sample_seconds": seconds,
-    }
+    measured, near = judge(drawn, schedule, against)
+    row = {"method": method, "sampler": sampler.__name__, **facts, **measured, "sample_seconds": seconds}
     null = (against.null.distance.numpy(), against.null.ratio.numpy())
     return Result(row, near.distance.numpy(), near.ratio.numpy(), _pairs(drawn.x, near, against), null)
 

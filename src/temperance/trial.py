@@ -1,0 +1,79 @@
+"""One trial: images are split, a model is drawn from, and the samples are scored. Demo and study are made of these."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from temperance.data import Images, load, split
+from temperance.denoiser import Denoiser
+from temperance.features import Encoder, Pixels, efficientnet, train_classifier
+from temperance.metrics import Proximity
+from temperance.sample import Noise, NotConverged, Sampler, Samples, integrate
+from temperance.schedule import Schedule
+from temperance.scorecard import Yardstick, score
+
+ENOUGH = 500  # labeled images that are worth training an encoder on
+CLASSIFIED = 4000  # at most so many are used
+
+
+class Sets(NamedTuple):
+    """Training and held-out images, and an encoder that saw neither where the data allow it."""
+
+    train: Images
+    heldout: Images
+    encoder: Encoder
+
+
+def draw_sets(data: str, n_train: int, n_heldout: int, seed: int, *, size: int | None = None) -> Sets:
+    """Split one data set by a seed; the encoder is a classifier of the images that are left over, if labeled.
+
+    Raises:
+        ValueError: if the data hold too few images.
+    """
+    images = load(data, size=size, progress=False)
+    spare = len(images) - n_train - n_heldout
+    train, heldout, rest = split(images, (n_train, n_heldout, max(0, spare)), seed)
+    return Sets(train, heldout, encoder_from(rest))
+
+
+def encoder_from(rest: Images) -> Encoder:
+    """A classifier of images that no trial uses; without enough labels EfficientNet, or pixels where it is missing."""
+    if rest.labels is not None and len(rest) >= ENOUGH:
+        rest = rest[:CLASSIFIED]
+        return train_classifier(rest.tensor(), torch.from_numpy(rest.labels), seed=0)
+    try:
+        return efficientnet()
+    except ValueError:  # not installed
+        return Pixels()
+
+
+def draw(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    sampler: Sampler,
+    shape: Sequence[int],
+    seed: int,
+    index: range,
+    *,
+    grid: int = 20,
+) -> Samples:
+    """The samples of `index`; what has not converged is recorded in the row, so no warning is needed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConverged)
+        return integrate(sampler, denoiser, shape, schedule.grid(grid), Noise(seed, index))
+
+
+def judge(drawn: Samples, schedule: Schedule, against: Yardstick) -> tuple[dict[str, Any], Proximity]:
+    """What a row says about samples, and their distances to the training images."""
+    measured, near = score(drawn.x.clamp(-1, 1), against)
+    row = {
+        "nfe": drawn.nfe,
+        "n_train": len(against.train),
+        **measured,
+        "final_sigma": float(drawn.final_sigma.mean()),
+        "sigma_min": float(schedule.grid(2)[-1]),
+        "converged": float(drawn.converged.float().mean()),
+    }
+    return row, near

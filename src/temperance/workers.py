@@ -1,0 +1,53 @@
+"""Independent jobs over the processor's cores: one thread each, so that results do not depend on how many there are."""
+
+import multiprocessing
+import queue
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+
+def spread(
+    function: Callable[..., Any],
+    jobs: Sequence[tuple[Any, ...]],
+    *,
+    total: int,
+    unit: str,
+    label: str,
+    progress: bool,
+) -> Iterator[Any]:
+    """Yield `function(*job, tick)` for every job, as they end; `tick(n)` moves a bar of `total` units.
+
+    A job that raises ends the whole: what other jobs wrote on their way stays.
+    """
+    if not jobs:
+        return
+    context = multiprocessing.get_context("spawn")
+    with (
+        context.Manager() as manager,
+        tqdm(total=total, desc=label, unit=unit, file=sys.stderr, disable=not progress, mininterval=0.5) as bar,
+    ):
+        ticks = manager.Queue()
+        workers = min(len(jobs), torch.get_num_threads() or 1)
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            futures = [pool.submit(function, *job, ticks.put) for job in jobs]
+            try:
+                yield from _finished(futures, ticks, bar)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def _finished(futures: list[Any], ticks: Any, bar: Any) -> Iterator[Any]:
+    waiting = set(futures)
+    while waiting:
+        with suppress(queue.Empty):
+            bar.update(ticks.get(timeout=0.2))
+        for future in [f for f in waiting if f.done()]:
+            waiting.remove(future)
+            yield future.result()
