@@ -38,7 +38,7 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
         with one_line_errors(function.__name__):
             _set_device(arguments.get("device", "auto"))
             result = function(**arguments)
-            if arguments.get("json_"):
+            if arguments.get("json_") and result is not None:  # of several processes one answers
                 print(json.dumps(result, allow_nan=False))
 
     return run

@@ -10,7 +10,6 @@ import yaml
 from temperance.recipe import Recipe, names
 from temperance.train import Settings
 
-
 ABOUT_DATA = ("data", "heldout", "size", "channels")  # what a configuration file says besides settings
 
 
@@ -45,7 +44,7 @@ def settings_from(
         key, found, value = text.partition("=")
         if not found:
             raise ValueError(f"--set takes key=value, got {text!r}")
-        merged[key] = yaml.safe_load(value)
+        merged[key] = _number(yaml.safe_load(value))
     for key in merged:
         if key not in names():
             near = difflib.get_close_matches(key, names(), n=1)
@@ -56,3 +55,11 @@ def settings_from(
         return tuple(c(**{f.name: merged[f.name] for f in fields(c) if f.name in merged}) for c in (Recipe, Settings))  # pyright: ignore[reportReturnType]
     except TypeError as error:
         raise ValueError(f"a setting has the wrong type: {error}") from error
+
+
+def _number(value: Any) -> Any:
+    """What YAML takes for text but people write as a number: 1e-3."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

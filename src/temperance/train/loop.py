@@ -93,15 +93,16 @@ def train(
 def _accelerator(settings: Settings, device: str, out: Path | None) -> Accelerator:
     """Accelerate's view of the processes and devices, held against what was asked for."""
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if asked != "no" and asked != settings.precision:
+    precision = settings.precision.replace("fp32", "no")
+    if asked not in ("no", precision):
         raise ValueError(f"the launcher asks for {asked}, precision={settings.precision} for another; make them agree")
     if settings.precision == "fp16" and (device == "cpu" or not _has_accelerator()):
-        raise ValueError("precision=fp16 needs a GPU; use precision=bf16 or no")
+        raise ValueError("precision=fp16 needs a GPU; use precision=bf16")
     # Accelerate keeps one state a process; a run before this one may have had another precision.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(
         cpu=device == "cpu" or not _has_accelerator(),  # without this, several processes on no GPU would be one each
-        mixed_precision=settings.precision,
+        mixed_precision=precision,
         log_with=None if settings.tracker == "none" else settings.tracker,
         project_dir=out,
     )

@@ -12,7 +12,7 @@ KINDS: dict[object, tuple[str, tuple[type, ...]]] = {
 CHOICES = {
     "lr_schedule": ("constant", "linear", "cosine"),
     "weight": ("process", "edm", "min-snr"),
-    "precision": ("no", "bf16", "fp16"),
+    "precision": ("fp32", "bf16", "fp16"),
     "on_copying": ("advise", "stop"),
 }
 POSITIVE = (
@@ -55,7 +55,7 @@ class Settings:
     snr_gamma: float = 5.0
     seed: int = 0
     accumulate: int = 1
-    precision: str = "no"
+    precision: str = "fp32"
     noise_groups: int = 1
     processes: int = 0
     checkpoint_every: int = 1000
