@@ -10,16 +10,18 @@ _HOME = {
     "empirical": "Posterior Tangent best_level denoise noise_conditional noise_unconditional "
     "paper_temperature score tangent",
     "distance": "Neighbors duplicates nearest neighbors",
-    "schedule": "Edm Ve edm_for",
-    "objective": "NoiseConditional NoiseUnconditional Objective TangentSmoothed Target TemperatureSmoothed loss",
+    "schedule": "Edm Flow Ve Vp edm_for levels",
+    "objective": "IndexedDataset Labeled NoiseConditional NoiseUnconditional Objective TangentSmoothed Target "
+    "TemperatureSmoothed Weighted loss native predict",
     "sample": "Noise NotConverged Samples adaptive ancestral annealed dpm_solver heun integrate nesterov "
     "predictor_corrector projected",
     "diagnostics": "collapse_sigma dominance effective_sample_size expansion_factor suggest_h suggest_temperature",
     "engine": "EmpiricalDenoiser",
-    "network": "Blind Preconditioned ResidualMlp",
+    "network": "Blind Parameterized Preconditioned ResidualMlp",
     "data": "Images InputError",
     "features": "Pixels efficientnet encode train_classifier",
     "report": "Measurement Report",
+    "streaming": "CopyMetric",
     "auditing": "audit",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}

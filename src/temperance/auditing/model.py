@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from temperance import hub
 from temperance.data import Images
 from temperance.denoiser import Denoiser
 
@@ -16,6 +15,8 @@ def denoiser_of(folder: str | Path, train: Images) -> Denoiser:
     Raises:
         ValueError: if the folder holds no model, the images are of another size, or the model is class-conditional.
     """
+    from temperance import hub  # loads diffusers, which an audit of images does without
+
     model = hub.load(Path(folder))
     height, width, channels = train.pixels.shape[1:]
     if tuple(model.shape) != (channels, height, width):

@@ -61,7 +61,7 @@ def copy_auc(generated: Float[Tensor, " n"], heldout: Float[Tensor, " m"]) -> Me
     Ties count 1/2. Interval: Wilson's, with the sample size that gives DeLong's variance (DeLong 1988), so
     that it keeps a width at 0 and 1. Cost: O((n + m) log(n + m)).
     """
-    a, b = generated.double(), heldout.double()
+    a, b = generated.double().sort().values, heldout.double()  # sorted: no sum depends on the order
     wins_a, wins_b = _beats(a, b), 1 - _beats(b, a)
     value = float(wins_a.mean())
     variance = sum(float(w.var()) / len(w) if len(w) > 1 else 0.25 for w in (wins_a, wins_b))
@@ -132,7 +132,7 @@ def ct_score(generated: Float[Tensor, " n"], heldout: Float[Tensor, " m"]) -> Me
     1.96. Ties are corrected for.
     """
     n, m = len(generated), len(heldout)
-    u = float((1 - _beats(generated.double(), heldout.double())).sum()) * m
+    u = float((1 - _beats(generated.double().sort().values, heldout.double())).sum()) * m
     _, ties = torch.cat([generated, heldout]).double().unique(return_counts=True)
     t = ties.double()
     correction = float((t**3 - t).sum()) / max(1, (n + m) * (n + m - 1))
