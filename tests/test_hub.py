@@ -3,12 +3,14 @@ from functools import cache
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, EDMEulerScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from torch import nn
 
 from temperance.atomic import is_complete
-from temperance.hub import FromDiffusers, Model, Unet, load, new_denoiser, new_network, save
-from temperance.schedule import Edm, Ve
+from temperance.denoiser import PREDICTIONS
+from temperance.hub import Model, Unet, load, new_denoiser, new_network, process_of, save
+from temperance.network import Parameterized
+from temperance.schedule import Edm, Flow, Ve, Vp, levels
 
 SHAPE = (1, 8, 8)
 POINTS = torch.rand(12, *SHAPE, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -121,6 +123,144 @@ def test_seed_decides_the_first_weights_and_nothing_else(kind):
     assert any(not torch.equal(one[k], other[k]) for k in one)
 
 
+# ---- processes and predictions ----
+
+
+def native_model(schedule, predicts, kind="unet", told=True):
+    network = new_network(kind, SHAPE, told=told, seed=0, unit=1000.0)
+    g = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for p in network.parameters():
+            if p.requires_grad:
+                p.add_(0.05 * torch.randn(p.shape, generator=g))
+    denoiser = new_denoiser(network, POINTS, told=told, schedule=schedule, predicts=predicts).eval()
+    return Model(denoiser, schedule, SHAPE, {})
+
+
+PROCESSES = [Edm(0.05, 9.0), Ve(0.05, 9.0), Vp(), Vp("cosine", 100), Vp((0.01, 0.02, 0.5)), Flow(), Flow(0.01, 0.9)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("schedule", PROCESSES, ids=str)
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+@either
+def test_every_process_and_prediction_comes_back(tmp_path, schedule, predicts, told):
+    model = native_model(schedule, predicts, "mlp", told)
+    save(tmp_path / "model", model)
+    back = load(tmp_path)
+    assert back.schedule == schedule and back.told
+    assert (back.denoiser.predicts, back.denoiser.told) == (predicts, told)
+    assert torch.equal(back.denoiser(X, SIGMA), model.denoiser(X, SIGMA))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("predicts", ["eps", "v", "denoised"])
+@pytest.mark.parametrize("schedule", [Vp(), Vp("scaled_linear"), Vp("cosine"), Vp((0.01, 0.02, 0.5))], ids=str)
+def test_the_stock_scheduler_reads_a_vp_model_as_we_do(tmp_path, schedule, predicts):
+    """diffusers' own step, on the folder that was saved, arrives at the denoised image of our denoiser."""
+    model = native_model(schedule, predicts)
+    save(tmp_path / "model", model)
+    unet = UNet2DModel.from_pretrained(tmp_path / "model" / "unet", local_files_only=True).eval()
+    for kind in (DDPMScheduler, DDIMScheduler):
+        scheduler = kind.from_pretrained(tmp_path / "model" / "scheduler")
+        t = len(scheduler.alphas_cumprod) // 2
+        bar = scheduler.alphas_cumprod[t]
+        y = bar.sqrt() * X
+        scheduler.set_timesteps(len(scheduler.alphas_cumprod))
+        want = scheduler.step(unet(y, torch.full((3,), t)).sample, t, y)
+        got = model.denoiser(X, ((1 - bar) / bar).sqrt().expand(3))
+        scale = float(want.pred_original_sample.abs().max())
+        torch.testing.assert_close(got / scale, want.pred_original_sample / scale, rtol=0, atol=2e-4)
+
+
+@torch.no_grad()
+@either
+def test_the_stock_scheduler_walks_a_flow_model_as_we_do(tmp_path, told):
+    model = native_model(Flow(), "velocity", told=told)
+    save(tmp_path / "model", model)
+    unet = UNet2DModel.from_pretrained(tmp_path / "model" / "unet", local_files_only=True).eval()
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path / "model" / "scheduler")
+    scheduler.set_timesteps(20)
+    t, (now, then) = scheduler.timesteps[7], scheduler.sigmas[7:9].tolist()
+    y = (1 - now) * X
+    level = torch.full((3,), now / (1 - now))
+    denoised = model.denoiser(X, level)
+    want = (1 - then) * denoised + then * (X - denoised) / level[:, None, None, None]
+    got = scheduler.step(unet(y, t).sample, t, y).prev_sample
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_pair_that_no_stock_scheduler_runs_is_saved_without_one(tmp_path):
+    for i, (schedule, predicts) in enumerate([(Vp(), "velocity"), (Flow(), "eps"), (Edm(), "v")]):
+        save(tmp_path / str(i), native_model(schedule, predicts))
+        assert not (tmp_path / str(i) / "scheduler").exists()
+        assert load(tmp_path / str(i)).schedule == schedule
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("schedule", [Vp("cosine"), Flow(), Edm(0.05, 9.0)], ids=str)
+def test_without_our_file_the_folder_still_opens_as_the_same_model(tmp_path, schedule):
+    model = (
+        make("unet", True, schedule)
+        if isinstance(schedule, Edm)
+        else native_model(schedule, "velocity" if isinstance(schedule, Flow) else "v")
+    )
+    save(tmp_path / "model", model)
+    (tmp_path / "model" / "temperance.json").unlink()
+    back = load(tmp_path / "model")
+    torch.testing.assert_close(back.denoiser(X, SIGMA), model.denoiser(X, SIGMA), rtol=1e-4, atol=1e-4)
+
+
+def test_tables_of_other_schedulers_are_taken_as_they_are():
+    zero = DDPMScheduler(rescale_betas_zero_snr=True)
+    schedule, predicts = process_of(dict(zero.config))
+    assert predicts == "eps" and len(schedule.betas) == 1000
+    assert float(levels(schedule, 2)[0]) < 1e5  # the step without any signal is left out
+    sigmoid = DDPMScheduler(beta_schedule="sigmoid")
+    bar = sigmoid.alphas_cumprod[[0, 400, 999]].double()
+    alpha, sigma = process_of(dict(sigmoid.config))[0].kernel(torch.tensor([0.0, 400.0, 999.0]).double())
+    torch.testing.assert_close(alpha**2, bar, rtol=1e-4, atol=1e-7)
+
+
+# ---- classes ----
+
+
+@torch.no_grad()
+@every
+def test_a_class_conditional_model_comes_back(tmp_path, kind):
+    network = new_network(kind, SHAPE, told=True, seed=0, classes=3)
+    nn.init.normal_((network.outward[1] if kind == "mlp" else network.unet.conv_out).weight)
+    model = Model(new_denoiser(network, POINTS, told=True).eval(), Edm(), SHAPE, {"classes": ["a", "b", "7"]})
+    save(tmp_path / "model", model)
+    back = load(tmp_path)
+    one, other = (back.denoiser(X, SIGMA, torch.full((3,), k)) for k in (0, 1))
+    assert torch.equal(one, model.denoiser(X, SIGMA, torch.zeros(3, dtype=torch.long)))
+    assert not torch.equal(one, other)
+    assert [back.label(name) for name in ("a", "7", "0", "1")] == [0, 2, 0, 1]
+    with pytest.raises(ValueError, match="expected one of a, b, 7"):
+        back.label("c")
+    with pytest.raises(ValueError, match="class"):
+        back.denoiser(X, SIGMA)
+    (drawn,) = back.labels([0, 1, 2, 3, 4 + (1 << 32)])
+    assert drawn.tolist() == [0, 1, 2, 0, 1]
+    assert make(kind, True).labels([0, 1]) == ()
+    with pytest.raises(ValueError, match="--class-conditional"):
+        make(kind, True).label("a")
+
+
+@every
+def test_a_network_is_built_again_from_a_folder_with_fresh_weights(tmp_path, kind):
+    save(tmp_path / "model", make(kind, True))
+    again = new_network(str(tmp_path), SHAPE, told=True, seed=0, classes=2).state_dict()
+    fresh = new_network(kind, SHAPE, told=True, seed=0, classes=2).state_dict()
+    assert {k: v.shape for k, v in again.items()} == {k: v.shape for k, v in fresh.items()}
+    old = make(kind, True).denoiser.network.state_dict()
+    name = next(k for k, v in old.items() if v.ndim > 1)
+    assert not torch.equal(again[name], old[name])
+    with pytest.raises(ValueError, match="--network"):
+        new_network(str(tmp_path), (3, 16, 16), told=True, seed=0)
+
+
 # ---- models of others ----
 
 
@@ -147,7 +287,7 @@ def test_a_diffusers_model_denoises_as_its_scheduler_says(tmp_path, prediction, 
     unet.save_pretrained(tmp_path / "unet")
     scheduler.save_pretrained(tmp_path / "scheduler")
     model = load(tmp_path)
-    assert model.told and model.shape == SHAPE and isinstance(model.denoiser, FromDiffusers)
+    assert model.told and model.shape == SHAPE and isinstance(model.denoiser, Parameterized)
     bar = scheduler.alphas_cumprod[t]
     sigma = ((1 - bar) / bar).sqrt()
     y = bar.sqrt() * X  # the variance-preserving image of x = mu + sigma eps
@@ -162,8 +302,9 @@ def test_times_between_the_models_own_are_interpolated():
     unet, scheduler = foreign("sample")
     seen = []
     unet.register_forward_hook(lambda module, args, out: seen.append(args[1]))
-    denoiser = FromDiffusers(unet, scheduler.alphas_cumprod, "sample")
-    table = denoiser.log_sigma
+    denoiser = Parameterized(Unet(unet, told=True), process_of(dict(scheduler.config))[0], "denoised")
+    bar = scheduler.alphas_cumprod.double()
+    table = ((1 - bar) / bar).log() / 2
     between = (0.75 * table[41] + 0.25 * table[42]).exp()
     denoiser(X, torch.stack([between, table[0].exp() / 9, table[-1].exp() * 9]).float())
     assert seen[0].tolist() == pytest.approx([41.25, 0, 999], abs=1e-2)
@@ -175,9 +316,8 @@ def test_the_levels_of_a_diffusers_model_are_its_own(tmp_path):
     scheduler.save_pretrained(tmp_path / "scheduler")
     bar = scheduler.alphas_cumprod.double()
     sigma = ((1 - bar) / bar).sqrt()
-    schedule = load(tmp_path).schedule
-    assert schedule.sigma_max == pytest.approx(float(sigma[-1]), rel=1e-5)
-    assert schedule.sigma_min == pytest.approx(max(0.01, float(sigma[0])), rel=1e-5)
+    ends = levels(load(tmp_path).schedule, 2).tolist()
+    assert ends == pytest.approx([float(sigma[-1]), float(sigma[0])], rel=1e-3)
 
 
 # ---- errors ----
@@ -189,7 +329,7 @@ def test_what_is_not_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no model"):
         load(tmp_path / "nothing")
     with pytest.raises(ValueError, match="prediction_type"):
-        FromDiffusers(foreign("epsilon")[0], torch.linspace(0.9, 0.1, 5), "flow")
+        process_of({"prediction_type": "flow"})
 
 
 def test_networks_that_cannot_be_made_are_refused():

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from temperance.denoiser import Denoiser
-from temperance.network import Blind, Preconditioned, ResidualMlp
+from temperance.network import Blind, Parameterized, Preconditioned, ResidualMlp
+from temperance.schedule import Edm, Flow, Ve, Vp
 
 
 class Probe(nn.Module):
@@ -87,6 +88,77 @@ def test_the_floor_of_c_out_lets_the_blind_network_correct_at_low_noise():
     x = images(0.1)  # rms below that of the data: the noise estimate is 0
     torch.testing.assert_close(Blind(Probe(), 0.5, 0.25, floor=0.2)(x) - x, torch.full_like(x, 0.1), rtol=0, atol=1e-6)
     assert Blind(ResidualMlp(64), 0.5, 0.25)(torch.zeros_like(x)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "scale", "time"),
+    [
+        (Flow(), lambda s: 1 / (1 + s), lambda s: 1000 * s / (1 + s)),
+        (Vp(), lambda s: (1 + s**2) ** -0.5, lambda s: Vp().time(s)),
+        (Edm(), lambda s: (0.25 + s**2) ** -0.5, lambda s: s.log() / 4),
+        (Ve(), lambda s: (0.25 + s**2) ** -0.5, lambda s: s.log() / 4),
+    ],
+)
+@pytest.mark.parametrize("told", [True, False])
+def test_the_network_meets_the_image_and_time_of_its_process(schedule, scale, time, told):
+    probe, x = Probe(), images()
+    denoiser = Parameterized(probe, schedule, "eps", 0.5, told=told)
+    out = denoiser(x, SIGMA)
+    s = SIGMA.clamp(min=0.01)[:, None, None, None]
+    torch.testing.assert_close(probe.x, x * scale(s), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(probe.noise, time(SIGMA) if told else torch.zeros(5), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(out, x - SIGMA[:, None, None, None])  # it predicts ones
+    with pytest.raises(ValueError, match="needs sigma"):
+        denoiser(x, None)
+
+
+@pytest.mark.parametrize("predicts", ["denoised", "eps", "v", "velocity"])
+def test_a_network_that_predicts_right_denoises_right(predicts):
+    mu, eps = torch.randn(2, 5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    s = SIGMA[:, None, None, None]
+    alpha = (1 + s**2) ** -0.5
+    right = {"denoised": mu, "eps": eps, "v": alpha * eps - alpha * s * mu, "velocity": eps - mu}[predicts]
+    denoiser = Parameterized(Oracle(right), Flow(), predicts)
+    torch.testing.assert_close(denoiser(mu + s * eps, SIGMA), mu, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="prediction must be one of"):
+        Parameterized(Oracle(right), Flow(), "score")
+
+
+class Oracle(nn.Module):
+    """Returns what it is given, whatever it is asked."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x, noise):
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    "make", [lambda n: Preconditioned(n, 0.5), lambda n: Blind(n, 0.5, 0.25), lambda n: Parameterized(n, Flow(), "v")]
+)
+def test_the_class_reaches_the_network(make):
+    network = ResidualMlp(64, width=16, classes=3)
+    nn.init.normal_(network.outward[1].weight)
+    denoiser, x = make(network), images()
+    one, other = (denoiser(x, SIGMA, torch.full((5,), label)) for label in (0, 2))
+    assert not torch.equal(one, other)
+    with pytest.raises(ValueError, match="class-conditional"):
+        denoiser(x, SIGMA)
+
+
+def test_a_unit_stretches_the_noise_and_classes_change_no_other_first_weight():
+    def network(**options):
+        torch.manual_seed(0)
+        made = ResidualMlp(64, width=16, **options)
+        nn.init.ones_(made.outward[1].weight)
+        return made
+
+    x = images()
+    assert torch.equal(network(unit=8.0)(x, 8 * SIGMA), network()(x, SIGMA))
+    plain, classes = network().state_dict(), network(classes=3).state_dict()
+    assert all(torch.equal(classes[key], value) for key, value in plain.items())
 
 
 def test_the_told_network_uses_the_noise_level():

@@ -1,18 +1,26 @@
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from sklearn.datasets import load_digits
 
+from temperance.denoiser import PREDICTIONS
 from temperance.distance import neighbors
 from temperance.empirical import denoise, noise_conditional, tangent
 from temperance.objective import (
+    IndexedDataset,
+    Labeled,
     NoiseConditional,
     NoiseUnconditional,
     TangentSmoothed,
     Target,
     TemperatureSmoothed,
+    Weighted,
     loss,
+    native,
+    predict,
 )
-from temperance.schedule import Edm, Ve
+from temperance.recipe import mirrored, mirrored_table
+from temperance.schedule import Edm, Flow, Ve, Vp
 
 N, K = 60, 5
 POINTS = (torch.from_numpy(load_digits().images[:N]).float() / 8 - 1)[:, None]
@@ -40,7 +48,7 @@ def same(a, b):
     return all((p is None and q is None) or torch.equal(p, q) for p, q in zip(a, b))
 
 
-@pytest.mark.parametrize("schedule", [Edm(), Ve()], ids=str)
+@pytest.mark.parametrize("schedule", [Edm(), Ve(), Vp(), Flow()], ids=str)
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_contract(name, told, schedule):
@@ -73,6 +81,103 @@ def test_told_or_not_only_the_condition_differs():
     for name in OBJECTIVES:
         told, blind = (make(name, told)(POINTS[INDEX], INDEX, generator()) for told in (True, False))
         assert same(told._replace(condition=None), blind)
+
+
+SMOOTHED = ["temperature", "temperature strength", "tangent"]
+
+
+@pytest.mark.parametrize("predicts", ["eps", "v", "velocity", "denoised"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("schedule", [Vp(), Flow()], ids=str)
+def test_a_native_target_is_the_same_training_problem(schedule, name, predicts):
+    """Squared error to the output, weighted for it, is squared error to the denoised image."""
+    target = make(name, True, schedule)(POINTS[INDEX], INDEX, generator())
+    y, t, output = native(target, schedule, predicts)
+    alpha, sigma = (part[:, None, None, None] for part in schedule.kernel(t))
+    torch.testing.assert_close(y / alpha, target.x, rtol=1e-4, atol=1e-4)
+    if name == "conditional":
+        eps = (y - alpha * POINTS[INDEX]) / sigma
+        norm = (alpha**2 + sigma**2).sqrt()  # v is that of the variance-preserving image at the same level
+        v = (alpha * eps - sigma * POINTS[INDEX]) / norm
+        want = {"eps": eps, "v": v, "velocity": eps - POINTS[INDEX]}
+        torch.testing.assert_close(output, want.get(predicts, POINTS[INDEX]), rtol=1e-2, atol=2e-2)
+    moved = target._replace(denoised=target.denoised + 0.1)
+    change = (native(moved, schedule, predicts).output - output).double().square().flatten(1).mean(1)
+    kept = target.sigma.double() > 0.05  # below, the float32 difference of two noises is coarse
+    torch.testing.assert_close(
+        change[kept], 0.01 * PREDICTIONS[predicts].weight(target.sigma.double())[kept], rtol=0.05, atol=1e-4
+    )
+
+
+def test_native_targets_agree_with_diffusers():
+    steps = torch.tensor([3, 250, 990])
+    mu, eps = torch.randn(2, 3, 1, 8, 8, generator=generator())
+    scheduler = DDPMScheduler()
+    bar = scheduler.alphas_cumprod[steps]
+    level = ((1 - bar) / bar).sqrt()
+    x = mu + level[:, None, None, None] * eps
+    target = Target(x, mu, level, level, torch.ones(3))
+    y, t, v = native(target, Vp(), "v")
+    torch.testing.assert_close(t, steps.float(), rtol=0, atol=1e-2)
+    torch.testing.assert_close(y, scheduler.add_noise(mu, eps, steps), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(v, scheduler.get_velocity(mu, eps, steps), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(native(target, Vp(), "eps").output, eps, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="prediction must be"):
+        native(target, Vp(), "score")
+
+
+@pytest.mark.parametrize("schedule", [Edm(), Vp(), Flow()], ids=str)
+@pytest.mark.parametrize("name", SMOOTHED)
+def test_the_target_of_a_flipped_image_is_the_flipped_target(name, schedule, monkeypatch):
+    """With the same noise, flipped: the doubled set with its mirrored table is closed under flips."""
+    points, table = mirrored(POINTS), mirrored_table(TABLE)
+    objective = {
+        "temperature": TemperatureSmoothed(schedule, points, table, COLLAPSE),
+        "temperature strength": TemperatureSmoothed(schedule, points, table, COLLAPSE, 5.0),
+        "tangent": TangentSmoothed(schedule, points, table, 0.7),
+    }[name]
+    index = torch.arange(N)
+    straight = objective(points[index], index, generator())
+    plain = make(name, True, schedule)(POINTS[index], index, generator())
+    assert same(plain, straight)  # images that are not flipped train as before
+    draw = torch.randn
+
+    def mirror_noise(*shape, **given):
+        noise = draw(*shape, **given)
+        return noise.flip(3) if noise.ndim == 4 else noise
+
+    monkeypatch.setattr(torch, "randn", mirror_noise)
+    flipped = objective(points[index + N], index + N, generator())
+    assert torch.equal(flipped.sigma, straight.sigma)
+    torch.testing.assert_close(flipped.x, straight.x.flip(3), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(flipped.denoised, straight.denoised.flip(3), rtol=1e-5, atol=1e-5)
+
+
+def test_mirrored_distances_are_those_of_the_mirror_images():
+    points, table = mirrored(POINTS).flatten(1), mirrored_table(TABLE)
+    gap = (points[table.index] - points[:, None]).norm(dim=2)
+    torch.testing.assert_close(gap, table.distance)
+
+
+def test_labels_and_weights_are_added_to_any_objective():
+    labels = torch.arange(N) % 3
+    plain = make("tangent")(POINTS[INDEX], INDEX, generator())
+    target = Labeled(make("tangent"), labels)(POINTS[INDEX], INDEX, generator())
+    assert torch.equal(target.label, labels[INDEX]) and same(target._replace(label=None), plain)
+    heavy = Weighted(make("tangent"), lambda sigma: 3 * sigma)(POINTS[INDEX], INDEX, generator())
+    torch.testing.assert_close(heavy.weight, 3 * plain.sigma)
+    assert float(predict(lambda *given: torch.full((2, 3), float(len(given))), plain)[0, 0]) == 2
+    assert float(predict(lambda *given: torch.full((2, 3), float(len(given))), target)[0, 0]) == 3
+
+
+def test_an_indexed_dataset_says_which_row_an_item_is():
+    images, labels = list(POINTS[:4]), [3, 1, 4, 1]
+    assert IndexedDataset(images)[2][1] == 2 and IndexedDataset(images)[2][0] is images[2]
+    assert IndexedDataset(list(zip(images, labels)))[2][1:] == (2, 4)
+    assert IndexedDataset([{"image": 0}, {"image": 1}])[1] == {"image": 1, "index": 1}
+    loader = torch.utils.data.DataLoader(IndexedDataset(images), batch_size=2, shuffle=True, generator=generator())
+    seen = [(image, int(i)) for batch, index in loader for image, i in zip(batch, index)]
+    assert sorted(i for _, i in seen) == [0, 1, 2, 3] and all(torch.equal(image, POINTS[i]) for image, i in seen)
 
 
 def test_loss_is_one_weighted_number_per_row():

@@ -2,11 +2,15 @@ import math
 
 import pytest
 import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
-from temperance.schedule import Edm, Schedule, Ve, edm_for
+from temperance.schedule import Edm, Flow, Schedule, Ve, Vp, edm_for, levels
 
-SCHEDULES = [Edm(), Edm(sigma_min=0.05, sigma_max=10.0, sigma_data=0.3), Ve(), Ve(0.1, 5.0)]
+EXPLODING = [Edm(), Edm(sigma_min=0.05, sigma_max=10.0, sigma_data=0.3), Ve(), Ve(0.1, 5.0)]
+NATIVE = [Vp(), Vp("scaled_linear", 400), Vp("cosine"), Vp((0.1, 0.2, 0.4, 0.9)), Flow(), Flow(0.1, 0.7)]
+SCHEDULES = [*EXPLODING, *NATIVE]
 every = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+exploding = pytest.mark.parametrize("schedule", EXPLODING, ids=str)
 
 
 @every
@@ -16,15 +20,104 @@ def test_contract(schedule):
     assert t.shape == (1000,)
     assert torch.equal(t, schedule.draw(1000, torch.Generator().manual_seed(0)))
     assert not torch.equal(t, schedule.draw(1000, torch.Generator().manual_seed(1)))
-    slack = 1e-5
-    assert schedule.sigma_min * (1 - slack) <= float(t.min()) < float(t.max()) <= schedule.sigma_max * (1 + slack)
+    high, low = schedule.grid(2).tolist()
+    assert low * (1 - 1e-5) <= float(t.min()) < float(t.max()) <= high * (1 + 1e-5)
     alpha, sigma = schedule.kernel(t)
-    assert torch.equal(alpha, torch.ones(1000)) and torch.equal(sigma, t)
-    weight = schedule.weight(sigma)
+    assert alpha.dtype == sigma.dtype == t.dtype and ((alpha > 0) & (alpha <= 1)).all() and (sigma > 0).all()
+    torch.testing.assert_close(schedule.time(sigma / alpha), t, rtol=1e-4, atol=1e-3)
+    weight = schedule.weight(sigma / alpha)
     assert weight.shape == (1000,) and (weight > 0).all()
 
 
 @every
+def test_levels_are_the_grid_in_sigma_space(schedule):
+    got = levels(schedule, 20)
+    assert got.shape == (20,) and (got > 0).all() and (got.diff() < 0).all() and got.isfinite().all()
+    alpha, sigma = schedule.kernel(schedule.grid(20))
+    torch.testing.assert_close(got * alpha, sigma)
+    if schedule in EXPLODING:
+        assert torch.equal(got, schedule.grid(20))
+
+
+@exploding
+def test_in_the_exploding_processes_the_time_is_the_level(schedule):
+    t = schedule.draw(1000, torch.Generator().manual_seed(0))
+    alpha, sigma = schedule.kernel(t)
+    assert torch.equal(alpha, torch.ones(1000)) and torch.equal(sigma, t) and torch.equal(schedule.time(t), t)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("linear", "linear"), ("scaled_linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")]
+)
+@pytest.mark.parametrize("steps", [100, 1000])
+def test_vp_has_the_tables_of_diffusers(ours, theirs, steps):
+    bar = DDPMScheduler(num_train_timesteps=steps, beta_schedule=theirs).alphas_cumprod.double()
+    alpha, sigma = Vp(ours, steps).kernel(torch.arange(steps).double())
+    torch.testing.assert_close(alpha**2, bar, rtol=2e-3, atol=1e-7)  # theirs is a float32 product
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(steps).double())
+
+
+def test_vp_is_geometric_between_its_steps():
+    alpha, sigma = Vp().kernel(torch.tensor([41.0, 41.25, 42.0], dtype=torch.float64))
+    level = (sigma / alpha).log()
+    torch.testing.assert_close(level[1], 0.75 * level[0] + 0.25 * level[2])
+    assert Vp().time(torch.tensor([1e-9, 1e9])).tolist() == [0, 999]  # outside of the process: its ends
+
+
+def test_vp_draws_every_step_alike():
+    t = Vp("linear", 10).draw(20_000, torch.Generator().manual_seed(0))
+    counts = t.long().bincount(minlength=10)
+    assert torch.equal(t, t.round()) and float((counts - 2000).abs().max()) < 4 * 43
+
+
+def test_vp_leaves_out_a_last_step_without_signal():
+    scheduler = DDPMScheduler(rescale_betas_zero_snr=True)
+    schedule = Vp(scheduler.betas.tolist())
+    assert float(schedule.grid(2)[0]) < 999 and levels(schedule, 2).isfinite().all()
+
+
+def test_flow_is_a_straight_line():
+    t = torch.tensor([0.25, 0.5, 0.75])
+    alpha, sigma = Flow().kernel(t)
+    assert torch.equal(alpha, 1 - t) and torch.equal(sigma, t)
+    torch.testing.assert_close(sigma / alpha, torch.tensor([1 / 3, 1, 3]))
+    grid = Flow(0.1, 0.9).grid(5)
+    torch.testing.assert_close(grid, torch.tensor([0.9, 0.7, 0.5, 0.3, 0.1]))
+    drawn = Flow(0.1, 0.9).draw(40_000, torch.Generator().manual_seed(0)).sort().values
+    assert float((drawn - torch.linspace(0.1, 0.9, 40_000)).abs().max()) < 0.8 * 1.63 / 200  # Kolmogorov-Smirnov
+
+
+def test_flow_and_vp_paths_agree_with_the_schedulers_of_diffusers():
+    mu, eps = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    flow = FlowMatchEulerDiscreteScheduler()
+    times = flow.timesteps[[10, 500, 900]]
+    alpha, sigma = (part[:, None, None, None] for part in Flow().kernel(times / 1000))
+    torch.testing.assert_close(alpha * mu + sigma * eps, flow.scale_noise(mu, times, eps))
+    steps = torch.tensor([0, 400, 999])
+    alpha, sigma = (part[:, None, None, None] for part in Vp().kernel(steps.float()))
+    torch.testing.assert_close(
+        alpha * mu + sigma * eps, DDPMScheduler().add_noise(mu, eps, steps), rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: Vp("square"), "linear, scaled_linear, cosine"),
+        (lambda: Vp(steps=1), "steps"),
+        (lambda: Vp(first=0.1, last=0.01), "first"),
+        (lambda: Vp((0.1, 1.0, 0.2)).grid(2), "betas"),
+        (lambda: Vp((0.1, -0.1, 0.2)).grid(2), "betas"),
+        (lambda: Flow(0.0, 0.9), "t_min"),
+        (lambda: Flow(0.1, 1.0), "t_max"),
+    ],
+)
+def test_bad_processes_are_refused(make, word):
+    with pytest.raises(ValueError, match=word):
+        make()
+
+
+@exploding
 @pytest.mark.parametrize("steps", [2, 3, 50])
 def test_grid_walks_down_from_end_to_end(schedule, steps):
     grid = schedule.grid(steps)

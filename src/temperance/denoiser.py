@@ -4,8 +4,10 @@ A noisy image is `x = mu + sigma * eps`. A denoiser returns `D(x, sigma) = E[mu 
 that could have become `x`. Score, noise and velocity are linear in it, so they are views, not other models.
 """
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
@@ -75,3 +77,34 @@ def denoised_from_v(x: Tensor, v: Tensor, sigma: Float[Tensor, " batch"]) -> Ten
     s = expand(sigma, x)
     alpha = (1 + s**2).rsqrt()
     return alpha**2 * x - alpha * s * v
+
+
+class Prediction(NamedTuple):
+    """What a network puts out, as functions of (x, that or the denoised image, sigma)."""
+
+    to_denoised: Callable[[Tensor, Tensor, Tensor], Tensor]
+    from_denoised: Callable[[Tensor, Tensor, Tensor], Tensor]
+    weight: Callable[[Tensor], Tensor]  # of squared error in the denoised image, that makes it squared error in this
+
+
+def _same(x: Tensor, value: Tensor, sigma: Tensor) -> Tensor:
+    return value
+
+
+PREDICTIONS = {
+    "denoised": Prediction(_same, _same, lambda sigma: torch.ones_like(sigma)),
+    "eps": Prediction(denoised_from_eps, eps_from_denoised, lambda sigma: sigma**-2),
+    "v": Prediction(denoised_from_v, v_from_denoised, lambda sigma: 1 + sigma**-2),
+    "velocity": Prediction(denoised_from_velocity, velocity_from_denoised, lambda sigma: (1 + 1 / sigma) ** 2),
+}
+
+
+def prediction(name: str) -> Prediction:
+    """The entry of `PREDICTIONS`.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name not in PREDICTIONS:
+        raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {name!r}")
+    return PREDICTIONS[name]

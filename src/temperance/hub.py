@@ -1,26 +1,37 @@
 """Everything diffusers: its UNet as a denoiser, and models as folders that diffusers can open.
 
 A model folder holds `unet/` and `scheduler/` exactly as diffusers writes them (or `mlp/` for the small network) and
-`temperance.json`, which says how the network becomes a denoiser.
+`temperance.json`, which says how the network becomes a denoiser. `scheduler/` is the stock class that samples from the
+network as it is: `EDMEulerScheduler` for preconditioned networks, `DDPMScheduler` for `Vp`,
+`FlowMatchEulerDiscreteScheduler` for `Flow` and velocity. What no stock scheduler can run is saved without one.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import EDMEulerScheduler, UNet2DModel
-from jaxtyping import Float
+from diffusers import (
+    DDPMScheduler,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SchedulerMixin,
+    UNet2DModel,
+)
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from temperance.atomic import new_folder, write_json
-from temperance.network import Blind, Preconditioned, ResidualMlp
-from temperance.schedule import Edm, Schedule, Ve
+from temperance.network import TIME_UNITS, Blind, Parameterized, Preconditioned, ResidualMlp
+from temperance.schedule import Edm, Flow, Schedule, Ve, Vp, levels
 
 ABOUT = "temperance.json"
-SCHEDULES = {"edm": Edm, "ve": Ve}
+SCHEDULES = {"edm": Edm, "ve": Ve, "vp": Vp, "flow": Flow}
+DIFFUSERS_PREDICTION = {"eps": "epsilon", "v": "v_prediction", "denoised": "sample"}
+DIFFUSERS_BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 
 
 class Unet(nn.Module):
@@ -38,9 +49,14 @@ class Unet(nn.Module):
             nn.init.zeros_(unet.time_embedding.linear_2.weight)
             unet.time_embedding.linear_2.weight.requires_grad_(False)
 
-    def forward(self, x: Float[Tensor, "batch c h w"], noise: Float[Tensor, " batch"]) -> Tensor:
+    def forward(
+        self,
+        x: Float[Tensor, "batch c h w"],
+        noise: Float[Tensor, " batch"],
+        label: Int[Tensor, " batch"] | None = None,
+    ) -> Tensor:
         """Predict an image-sized output."""
-        return self.unet(x, noise).sample
+        return self.unet(x, noise, class_labels=label).sample
 
 
 @dataclass(frozen=True)
@@ -54,12 +70,48 @@ class Model:
 
     @property
     def told(self) -> bool:
-        """Whether the denoiser is noise-conditional."""
-        return isinstance(self.denoiser, Preconditioned | FromDiffusers)
+        """Whether the denoiser needs sigma; a noise-unconditional network of `Vp` or `Flow` sits in one that does."""
+        return isinstance(self.denoiser, Preconditioned | Parameterized)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes it was trained on; empty if it is not class-conditional."""
+        return tuple(self.about.get("classes") or ())
+
+    def label(self, name: str) -> int:
+        """The number of a class, given its name or that number.
+
+        Raises:
+            ValueError: if the model is not class-conditional or has no such class.
+        """
+        if not self.classes:
+            raise ValueError(f"--label {name}: the model is not class-conditional; train one with --class-conditional")
+        if name in self.classes:
+            return self.classes.index(name)
+        if name.isdigit() and int(name) < len(self.classes):
+            return int(name)
+        known = ", ".join(self.classes[:10]) + (", ..." if len(self.classes) > 10 else "")
+        raise ValueError(f"--label {name} is no class of the model; expected one of {known}")
+
+    def labels(self, index: Sequence[int]) -> tuple[Int[Tensor, " batch"], ...]:
+        """What the denoiser is called with after x and sigma for these sample indices: their classes, or nothing.
+
+        All classes in turn, or the one that `about` holds as `label`. The class depends on the index alone, so that it
+        is the same in any batch, and after a redraw, which leaves the index in the lower 32 bits.
+        """
+        if not self.classes:
+            return ()
+        only = self.about.get("label")
+        return (torch.tensor([i % (1 << 32) % len(self.classes) if only is None else only for i in index]),)
 
 
-def new_network(kind: str, shape: tuple[int, int, int], *, told: bool, seed: int) -> nn.Module:
+def new_network(
+    kind: str, shape: tuple[int, int, int], *, told: bool, seed: int, classes: int = 0, unit: float = 1.0
+) -> nn.Module:
     """A freshly initialized `mlp` or `unet` for images of `shape` (channels, height, width).
+
+    `kind` may also be a folder that `load` opens: its network is built again, with fresh weights. `classes`: how many
+    labels the network is told; `unit`: what an mlp's noise level is counted in (see `network.ResidualMlp`).
 
     Raises:
         ValueError: for another kind, or a size that the UNet cannot halve twice.
@@ -68,7 +120,9 @@ def new_network(kind: str, shape: tuple[int, int, int], *, told: bool, seed: int
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if kind == "mlp":
-            return ResidualMlp(channels * height * width)
+            return ResidualMlp(channels * height * width, unit=unit, classes=classes)
+        if kind != "unet" and Path(kind).is_dir():
+            return _like(Path(kind), shape, told=told, classes=classes, unit=unit)
         if kind != "unet":
             raise ValueError(f"network must be mlp, unet or a model folder, got {kind!r}")
         if height % 4 or width % 4 or height < 8:
@@ -82,13 +136,44 @@ def new_network(kind: str, shape: tuple[int, int, int], *, told: bool, seed: int
             down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
             norm_num_groups=8,
+            num_class_embeds=classes or None,
         )
         return Unet(unet, told=told)
 
 
-def new_denoiser(network: nn.Module, points: Float[Tensor, "n c h w"], *, told: bool) -> nn.Module:
-    """Precondition a network with the constants of the data it will be trained on."""
+def _like(folder: Path, shape: tuple[int, int, int], *, told: bool, classes: int, unit: float) -> nn.Module:
+    model = load(folder)
+    network = model.denoiser.network
+    if model.shape != shape:
+        raise ValueError(
+            f"--network {folder} is for images {model.shape}, the data are {shape}; set --size, --channels"
+        )
+    if isinstance(network, Unet):
+        config = {k: v for k, v in network.unet.config.items() if not k.startswith("_")}
+        unet = UNet2DModel.from_config({**config, "num_class_embeds": classes or None})
+        assert isinstance(unet, UNet2DModel)
+        return Unet(unet, told=told)
+    assert isinstance(network, ResidualMlp)
+    return ResidualMlp(**_mlp_config(network) | {"unit": unit, "classes": classes})
+
+
+def new_denoiser(
+    network: nn.Module,
+    points: Float[Tensor, "n c h w"],
+    *,
+    told: bool,
+    schedule: Schedule | None = None,
+    predicts: str = "preconditioned",
+) -> nn.Module:
+    """Make a denoiser of a network, with the constants of the data it will be trained on.
+
+    `predicts`: what the network puts out: `preconditioned` (Karras et al., or `Blind` if it is not told its noise), or
+    a name of `denoiser.PREDICTIONS`, which needs the schedule.
+    """
     mean_square = float(points.square().mean())
+    if predicts != "preconditioned":
+        assert schedule is not None
+        return Parameterized(network, schedule, predicts, mean_square**0.5, told=told)
     if told:
         return Preconditioned(network, mean_square**0.5)
     return Blind(network, mean_square**0.5, mean_square)
@@ -97,31 +182,56 @@ def new_denoiser(network: nn.Module, points: Float[Tensor, "n c h w"], *, told: 
 def save(folder: Path, model: Model) -> None:
     """Write a model folder atomically: complete or not at all."""
     denoiser = model.denoiser
-    assert isinstance(denoiser, Preconditioned | Blind)
+    assert isinstance(denoiser, Preconditioned | Blind | Parameterized)
     about = dict(model.about)
-    about["denoiser"] = {"told": model.told, "sigma_data": denoiser.sigma_data}
+    about["denoiser"] = {"told": not isinstance(denoiser, Blind), "sigma_data": denoiser.sigma_data}
     if isinstance(denoiser, Blind):
         about["denoiser"] |= {"mean_square": denoiser.mean_square, "floor": denoiser.floor}
+    if isinstance(denoiser, Parameterized):
+        about["denoiser"] |= {"predicts": denoiser.predicts, "told": denoiser.told}
     name = next(k for k, v in SCHEDULES.items() if isinstance(model.schedule, v))
     about["schedule"] = {"process": name, **asdict(model.schedule)}  # pyright: ignore[reportArgumentType]
     about["shape"] = list(model.shape)
     with new_folder(folder) as scratch:
         if isinstance(denoiser.network, Unet):
-            _save_unet(scratch, denoiser.network.unet, model.schedule, denoiser.sigma_data)
+            _save_unet(scratch, denoiser.network.unet, stock_scheduler(model))
         else:
             _save_mlp(scratch, denoiser.network)
         write_json(scratch / ABOUT, about)
 
 
-def _save_unet(folder: Path, unet: UNet2DModel, schedule: Schedule, sigma_data: float) -> None:
+def stock_scheduler(model: Model) -> SchedulerMixin | None:
+    """The diffusers scheduler that samples from the model's network as it is; None if there is none."""
+    denoiser, schedule = model.denoiser, model.schedule
+    if isinstance(denoiser, Preconditioned | Blind):
+        high, low = levels(schedule, 2).tolist()
+        return EDMEulerScheduler(sigma_max=high, sigma_min=low, sigma_data=denoiser.sigma_data)
+    assert isinstance(denoiser, Parameterized)
+    if isinstance(schedule, Flow) and denoiser.predicts == "velocity":
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=int(TIME_UNITS))
+    if isinstance(schedule, Vp) and denoiser.predicts in DIFFUSERS_PREDICTION:
+        given = not isinstance(schedule.betas, str)
+        return DDPMScheduler(
+            num_train_timesteps=schedule.steps,
+            beta_start=schedule.first,
+            beta_end=schedule.last,
+            beta_schedule="linear" if given else DIFFUSERS_BETAS[str(schedule.betas)],  # pyright: ignore[reportArgumentType]
+            trained_betas=list(schedule.betas) if given else None,  # pyright: ignore[reportArgumentType]
+            prediction_type=DIFFUSERS_PREDICTION[denoiser.predicts],  # pyright: ignore[reportArgumentType]
+            clip_sample=False,
+        )
+    return None
+
+
+def _save_unet(folder: Path, unet: UNet2DModel, scheduler: SchedulerMixin | None) -> None:
     unet.save_pretrained(folder / "unet")
-    ends = schedule.grid(2).tolist()
-    scheduler = EDMEulerScheduler(sigma_max=ends[0], sigma_min=ends[1], sigma_data=sigma_data)
+    if scheduler is None:
+        return
     scheduler.save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "DiffusionPipeline",
         "unet": ["diffusers", "UNet2DModel"],
-        "scheduler": ["diffusers", "EDMEulerScheduler"],
+        "scheduler": ["diffusers", type(scheduler).__name__],
     }
     write_json(folder / "model_index.json", index)
 
@@ -129,17 +239,22 @@ def _save_unet(folder: Path, unet: UNet2DModel, schedule: Schedule, sigma_data: 
 def _save_mlp(folder: Path, network: nn.Module) -> None:
     assert isinstance(network, ResidualMlp)
     (folder / "mlp").mkdir()
-    config = {
-        "dim": network.inward.in_features,
-        "width": network.inward.out_features,
-        "depth": len(network.blocks),
-    }
-    write_json(folder / "mlp" / "config.json", config)
+    write_json(folder / "mlp" / "config.json", _mlp_config(network))
     save_file(network.state_dict(), folder / "mlp" / "model.safetensors")
 
 
+def _mlp_config(network: ResidualMlp) -> dict[str, Any]:
+    return {
+        "dim": network.inward.in_features,
+        "width": network.inward.out_features,
+        "depth": len(network.blocks),
+        "unit": network.unit,
+        "classes": network.classes,
+    }
+
+
 def load(folder: Path) -> Model:
-    """Open a run (`RUN/model/`), a model folder, or a diffusers folder with a UNet2DModel trained on noise or v.
+    """Open a run (`RUN/model/`), a model folder, or a diffusers folder with a UNet2DModel and its scheduler.
 
     Raises:
         ValueError: in one line, if the folder holds none of these.
@@ -148,43 +263,26 @@ def load(folder: Path) -> Model:
     if not (folder / ABOUT).exists():
         return _load_foreign(folder)
     about = json.loads((folder / ABOUT).read_text())
-    settings = dict(about["denoiser"])
-    told = settings.pop("told")
     if (folder / "mlp").is_dir():
         network: nn.Module = ResidualMlp(**json.loads((folder / "mlp" / "config.json").read_text()))
         network.load_state_dict(load_file(folder / "mlp" / "model.safetensors"))
     else:
-        network = Unet(UNet2DModel.from_pretrained(folder / "unet", local_files_only=True), told=told)
-    denoiser = Preconditioned(network, **settings) if told else Blind(network, **settings)
-    levels = dict(about["schedule"])
-    schedule = SCHEDULES[levels.pop("process")](**levels)
+        unet = UNet2DModel.from_pretrained(folder / "unet", local_files_only=True)
+        network = Unet(unet, told=about["denoiser"]["told"])
+    denoiser, schedule = described(about, network)
     channels, height, width = about["shape"]
     return Model(denoiser.eval(), schedule, (channels, height, width), about)
 
 
-class FromDiffusers(nn.Module):
-    """A variance-preserving diffusers model as a denoiser: x_t = alpha mu + s eps read as x = x_t / alpha."""
-
-    def __init__(self, unet: UNet2DModel, alphas_cumprod: Float[Tensor, " steps"], prediction: str):
-        super().__init__()
-        if prediction not in ("epsilon", "sample", "v_prediction"):
-            raise ValueError(f"prediction_type must be epsilon, sample or v_prediction, got {prediction!r}")
-        self.unet, self.prediction = unet, prediction
-        self.log_sigma: Tensor
-        self.register_buffer("log_sigma", ((1 - alphas_cumprod) / alphas_cumprod).double().log() / 2)
-
-    def forward(self, x: Float[Tensor, "batch c h w"], sigma: Float[Tensor, " batch"]) -> Tensor:
-        """E[mu | x] for x = mu + sigma eps; the time is interpolated between the model's own."""
-        table = self.log_sigma
-        wanted = sigma.double().log()
-        above = torch.searchsorted(table, wanted).clamp(1, len(table) - 1)
-        t = above - 1 + ((wanted - table[above - 1]) / (table[above] - table[above - 1])).clamp(0, 1)
-        s = sigma.to(x)[:, None, None, None]
-        alpha = (1 + s**2).rsqrt()
-        out = self.unet(alpha * x, t.to(x)).sample
-        if self.prediction == "sample":
-            return out
-        return x - s * out if self.prediction == "epsilon" else alpha**2 * x - alpha * s * out
+def described(about: dict[str, Any], network: nn.Module) -> tuple[nn.Module, Schedule]:
+    """The denoiser around a network, and its schedule, as `temperance.json` describes them."""
+    levels_of = dict(about["schedule"])
+    schedule = SCHEDULES[levels_of.pop("process")](**levels_of)
+    settings = dict(about["denoiser"])
+    told = settings.pop("told")
+    if "predicts" in settings:
+        return Parameterized(network, schedule, **settings, told=told), schedule
+    return (Preconditioned(network, **settings) if told else Blind(network, **settings)), schedule
 
 
 def _load_foreign(folder: Path) -> Model:
@@ -194,14 +292,41 @@ def _load_foreign(folder: Path) -> Model:
         raise ValueError(
             f"{folder} holds no model: expected a temperance run or a diffusers folder with unet/ and scheduler/"
         )
-    from diffusers import DDPMScheduler
-
-    network = UNet2DModel.from_pretrained(unet, local_files_only=True)
-    scheduler = DDPMScheduler.from_pretrained(config.parent)
-    assert isinstance(scheduler, DDPMScheduler)
-    denoiser = FromDiffusers(network, scheduler.alphas_cumprod, scheduler.config["prediction_type"])
-    ends = denoiser.log_sigma[[0, -1]].exp().tolist()
-    size = network.config["sample_size"]
+    network = Unet(UNet2DModel.from_pretrained(unet, local_files_only=True), told=True)
+    schedule, predicts = process_of(json.loads(config.read_text()))
+    size = network.unet.config["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
-    shape = (network.config["in_channels"], height, width)
-    return Model(denoiser.eval(), Ve(max(ends[0], 0.01), ends[1]), shape, {"source": "diffusers"})
+    shape = (network.unet.config["in_channels"], height, width)
+    if predicts == "preconditioned":
+        denoiser: nn.Module = Preconditioned(network, json.loads(config.read_text())["sigma_data"])
+    else:
+        denoiser = Parameterized(network, schedule, predicts)
+    count = network.unet.config.get("num_class_embeds") or 0
+    about = {"source": "diffusers", **({"classes": [str(i) for i in range(count)]} if count else {})}
+    return Model(denoiser.eval(), schedule, shape, about)
+
+
+def process_of(config: dict[str, Any]) -> tuple[Schedule, str]:
+    """The schedule that a diffusers scheduler's configuration stands for, and what its networks predict.
+
+    Raises:
+        ValueError: for a prediction or a table of betas that is not known here.
+    """
+    name = config.get("_class_name", "DDPMScheduler")
+    if name.startswith("FlowMatch"):
+        return Flow(), "velocity"
+    if name.startswith("EDM"):
+        return Edm(config["sigma_min"], config["sigma_max"], sigma_data=config["sigma_data"]), "preconditioned"
+    asked = config.get("prediction_type", "epsilon")
+    known = {theirs: ours for ours, theirs in DIFFUSERS_PREDICTION.items()}
+    if asked not in known:
+        raise ValueError(f"prediction_type must be epsilon, sample or v_prediction, got {asked!r}")
+    scheduler = DDPMScheduler.from_config(config)
+    assert isinstance(scheduler, DDPMScheduler)
+    kinds = {theirs: ours for ours, theirs in DIFFUSERS_BETAS.items()}
+    kind = kinds.get(scheduler.config["beta_schedule"])
+    own = scheduler.config["trained_betas"] is not None or scheduler.config["rescale_betas_zero_snr"]
+    if kind is None or own:
+        return Vp(tuple(scheduler.betas.tolist())), known[asked]
+    first, last = scheduler.config["beta_start"], scheduler.config["beta_end"]
+    return Vp(kind, scheduler.config["num_train_timesteps"], first, last), known[asked]

@@ -9,27 +9,33 @@ Every objective draws a noise level and noise, and returns the noisy images and 
 They differ in the last only, so they fit any network, process and parameterization.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from temperance.denoiser import expand
+from temperance.denoiser import expand, prediction
 from temperance.distance import Neighbors
 from temperance.engine import tempered_mean
 from temperance.schedule import Schedule
 
 
 class Target(NamedTuple):
-    """One training batch: noisy images `x`, what to predict, and how much each row counts."""
+    """One training batch: noisy images `x`, what to predict, and how much each row counts.
+
+    `x` is the process's image over its alpha, `sigma` its level (see `temperance.schedule`); `native` turns a target
+    into what a network of the process itself is fed.
+    """
 
     x: Float[Tensor, "batch *shape"]
     denoised: Float[Tensor, "batch *shape"]
     sigma: Float[Tensor, " batch"]
     condition: Float[Tensor, " batch"] | None  # what the network may be told about the noise; None: nothing
     weight: Float[Tensor, " batch"]
+    label: Int[Tensor, " batch"] | None = None  # the class, for a class-conditional network
 
 
 @runtime_checkable
@@ -44,6 +50,83 @@ class Objective(Protocol):
 def loss(prediction: Float[Tensor, "batch *shape"], target: Target) -> Float[Tensor, " batch"]:
     """Weighted mean squared error of each row; the caller reduces."""
     return target.weight * (prediction - target.denoised).square().flatten(1).mean(1)
+
+
+def predict(network: Callable[..., Tensor], target: Target) -> Float[Tensor, "batch *shape"]:
+    """Call a network on a target: with its label only if there is one."""
+    extra = () if target.label is None else (target.label,)
+    return network(target.x, target.condition, *extra)
+
+
+class Native(NamedTuple):
+    """A target as a network of the process itself meets it."""
+
+    y: Float[Tensor, "batch *shape"]  # alpha mu + sigma eps
+    t: Float[Tensor, " batch"]
+    output: Float[Tensor, "batch *shape"]  # what the network is to predict
+
+
+def native(target: Target, schedule: Schedule, name: str) -> Native:
+    """Convert a target for a network that takes the process's own image and time and predicts `name`.
+
+    `name`: denoised, eps, v or velocity. Unweighted squared error to `output` is the usual loss of such a network.
+    For smoothed objectives the output follows from the smoothed denoised image, so it is not the noise that was added.
+
+    Raises:
+        ValueError: for another `name`.
+    """
+    t = schedule.time(target.sigma)
+    alpha, _ = schedule.kernel(t)
+    output = prediction(name).from_denoised(target.x, target.denoised, target.sigma)
+    return Native(expand(alpha, target.x) * target.x, t, output)
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """Adds each image's class to the targets of another objective."""
+
+    objective: Objective
+    labels: Int[Tensor, " n"]
+
+    def __call__(self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator) -> Target:
+        """The other objective's target, with labels."""
+        return self.objective(mu, index, generator)._replace(label=self.labels[index])
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Weighs the targets of another objective by a function of their level instead of the schedule's weight."""
+
+    objective: Objective
+    weight: Callable[[Tensor], Tensor]
+
+    def __call__(self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator) -> Target:
+        """The other objective's target, with weights."""
+        target = self.objective(mu, index, generator)
+        return target._replace(weight=self.weight(target.sigma))
+
+
+class IndexedDataset:
+    """Any map-style dataset, with each item's row beside it: what an objective needs to find neighbors.
+
+    An item `image` becomes `(image, index)`, `(image, label)` becomes `(image, index, label)`, and a dictionary gets
+    the key `index`. Works under any sampler, shuffling and `DataLoader`.
+    """
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        """Item `index`, with `index`."""
+        item = self.dataset[index]
+        if isinstance(item, dict):
+            return {**item, "index": index}
+        if isinstance(item, tuple | list):
+            return (item[0], index, *item[1:])
+        return item, index
 
 
 @dataclass(frozen=True)
@@ -128,7 +211,7 @@ class TangentSmoothed:
 
 
 def _noised(mu: Tensor, schedule: Schedule, generator: Generator, *, told: bool) -> Target:
-    _, sigma = schedule.kernel(schedule.draw(len(mu), generator))
-    sigma = sigma.to(mu)
+    alpha, sigma = schedule.kernel(schedule.draw(len(mu), generator))
+    sigma = (sigma / alpha).to(mu)
     eps = torch.randn(mu.shape, generator=generator, device=generator.device).to(mu)
     return Target(mu + expand(sigma, mu) * eps, mu, sigma, sigma if told else None, schedule.weight(sigma))

@@ -1,42 +1,61 @@
 """From images and the name of a method to a trained model: every `auto` is decided here, on training data alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from temperance.denoiser import PREDICTIONS
 from temperance.diagnostics import collapse_sigma, suggest_h, suggest_temperature
 from temperance.distance import Neighbors, neighbors
 from temperance.engine import EmpiricalDenoiser
 from temperance.features import by_name, encode
-from temperance.hub import Model, new_denoiser, new_network
+from temperance.hub import Model, load, new_denoiser, new_network
+from temperance.network import TIME_UNITS, Blind, Parameterized
 from temperance.objective import (
+    Labeled,
     NoiseConditional,
     NoiseUnconditional,
     Objective,
     TangentSmoothed,
     TemperatureSmoothed,
+    Weighted,
 )
-from temperance.schedule import Schedule, Ve, edm_for
+from temperance.schedule import Flow, Schedule, Ve, Vp, edm_for
 from temperance.train import Settings, train
 
 OBJECTIVES = ("conditional", "unconditional", "temperature", "tangent")
-PROCESSES = ("edm", "ve")
+PROCESSES = {"edm": "preconditioned", "ve": "preconditioned", "vp": "v", "flow": "velocity"}  # and what they predict
 CLOSED_FORMS = ("empirical", "temperature", "tangent")
 Auto = float | Literal["auto"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to train. `auto` values are chosen from the training data and written back by `prepare`."""
+    """What to train. `auto` values are chosen from the training data and written back by `prepare`.
+
+    Attributes:
+        prediction: what the network puts out: `preconditioned` (edm and ve), denoised, eps, v or velocity. `auto`:
+            preconditioned for edm and ve, v for vp, velocity for flow.
+        betas: of vp: linear, scaled_linear or cosine.
+        network: mlp, unet, or a model folder whose architecture is taken, not its weights.
+        init: a model folder to start from, with its weights, process and prediction. Empty: none.
+        class_conditional: tell the network each image's class; neighbors then come from the same class.
+        flips: train on every image and its mirror image.
+    """
 
     objective: str = "tangent"
     process: str = "edm"
+    prediction: str = "auto"
+    betas: str = "linear"
     network: str = "auto"
+    init: str = ""
+    class_conditional: bool = False
+    flips: bool = False
     k: int = 10
     temperature: Auto = "auto"
     sigma_collapse: Auto = "auto"
@@ -45,7 +64,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _one_of("objective", self.objective, OBJECTIVES)
-        _one_of("process", self.process, PROCESSES)
+        _one_of("process", self.process, tuple(PROCESSES))
+        _one_of("prediction", self.prediction, ("auto", "preconditioned", *PREDICTIONS))
+        if self.prediction == "preconditioned" and PROCESSES[self.process] != self.prediction and not self.init:
+            raise ValueError(f"prediction preconditioned is for edm and ve, not {self.process}; try auto")
+        if self.objective == "unconditional" and PROCESSES[self.process] == "preconditioned" and not self.init:
+            _one_of("prediction of a noise-unconditional edm or ve", self.prediction, ("auto", "preconditioned"))
+        for name in ("class_conditional", "flips"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.k < 1:
             raise ValueError(f"k must be at least 1, got {self.k}")
         for name in ("temperature", "sigma_collapse", "h"):
@@ -67,50 +94,131 @@ class Prepared:
     chosen: dict[str, Any]  # what `auto` came to
 
 
-def prepare(recipe: Recipe, points: Float[Tensor, "n c h w"], *, seed: int = 0) -> Prepared:
+def prepare(
+    recipe: Recipe,
+    points: Float[Tensor, "n c h w"],
+    *,
+    seed: int = 0,
+    labels: Int[Tensor, " n"] | None = None,
+    classes: int = 0,
+) -> Prepared:
     """Resolve a recipe on its training images and build schedule, objective and network.
+
+    `labels` and the number of `classes` are needed, and used, by a class-conditional recipe only. With flips, rows n to
+    2n of the objective are the mirror images (see `mirrored`).
 
     Cost: the neighbor table, 2 n^2 d flops, for the smoothed objectives; some seconds for `auto` values.
 
     Raises:
         ValueError: in one line, if the data cannot be used: fewer than k + 1 images, all alike, an odd size.
     """
-    flat = points.flatten(1)
-    told = recipe.objective != "unconditional"
-    schedule = edm_for(flat) if recipe.process == "edm" else Ve()
+    if recipe.class_conditional and (labels is None or not classes):
+        raise ValueError("class_conditional needs labels; give class folders, a .npz with labels, or a labeled set")
+    known = labels if recipe.class_conditional else None
     shape = (points.shape[1], points.shape[2], points.shape[3])
+    start = _start(recipe, shape, classes if recipe.class_conditional else 0)
     kind = ("unet" if min(shape[1:]) >= 12 else "mlp") if recipe.network == "auto" else recipe.network
-    objective, chosen = _objective(recipe, schedule, points)
-    network = new_network(kind, shape, told=told, seed=seed)
-    resolved = replace(recipe, network=kind, **chosen)
-    return Prepared(resolved, schedule, objective, new_denoiser(network, points, told=told), chosen)
+    if start is not None:
+        schedule, denoiser, predicts = start
+        told = not isinstance(denoiser, Blind)
+        process = type(schedule).__name__.lower()
+    else:
+        schedule, process, told = _schedule(recipe, points), recipe.process, recipe.objective != "unconditional"
+        predicts = PROCESSES[process] if recipe.prediction == "auto" else recipe.prediction
+        unit = 1.0 if predicts == "preconditioned" or not isinstance(schedule, Vp | Flow) else TIME_UNITS
+        count = classes if recipe.class_conditional else 0
+        network = new_network(kind, shape, told=told, seed=seed, classes=count, unit=unit)
+        denoiser = new_denoiser(network, points, told=told, schedule=schedule, predicts=predicts)
+        told = not isinstance(denoiser, Blind)
+    objective, chosen = _objective(recipe, schedule, points, known, told=told)
+    if predicts != PROCESSES[process]:
+        objective = Weighted(objective, PREDICTIONS[predicts].weight)
+    if known is not None:
+        objective = Labeled(objective, known.repeat(2) if recipe.flips else known)
+    resolved = replace(recipe, network=kind, process=process, prediction=predicts, **chosen)
+    return Prepared(resolved, schedule, objective, denoiser, chosen)
 
 
-def _objective(recipe: Recipe, schedule: Schedule, points: Tensor) -> tuple[Objective, dict[str, Any]]:
-    if recipe.objective == "conditional":
-        return NoiseConditional(schedule), {}
-    if recipe.objective == "unconditional":
-        return NoiseUnconditional(schedule), {}
-    if len(points) <= recipe.k:
-        raise ValueError(f"k={recipe.k} neighbors need at least {recipe.k + 1} images, got {len(points)}; lower --k")
+def _schedule(recipe: Recipe, points: Tensor) -> Schedule:
+    if recipe.process == "edm":
+        return edm_for(points.flatten(1))
+    return {"ve": Ve, "vp": lambda: Vp(recipe.betas), "flow": Flow}[recipe.process]()
+
+
+def _start(recipe: Recipe, shape: tuple[int, int, int], classes: int) -> tuple[Schedule, nn.Module, str] | None:
+    """The model that `init` names: its schedule, its denoiser ready to be trained, and what its network predicts.
+
+    Raises:
+        ValueError: if it does not fit the images, the classes or the objective.
+    """
+    if not recipe.init:
+        return None
+    model = load(Path(recipe.init))
+    if model.shape != shape:
+        raise ValueError(f"init {recipe.init} makes images {model.shape}, the data are {shape}; set --size, --channels")
+    if len(model.classes) != classes:
+        raise ValueError(
+            f"init {recipe.init} knows {len(model.classes)} classes, this run has {classes}; "
+            f"{'leave out' if classes else 'add'} --class-conditional, or use the data it was trained on"
+        )
+    denoiser = model.denoiser
+    blind = isinstance(denoiser, Blind) or (isinstance(denoiser, Parameterized) and not denoiser.told)
+    if blind != (recipe.objective == "unconditional"):
+        is_, needs = ("unconditional", "unconditional") if blind else ("conditional", "any other than unconditional")
+        raise ValueError(f"init {recipe.init} is noise-{is_}: its objective must be {needs}, got {recipe.objective}")
+    predicts = denoiser.predicts if isinstance(denoiser, Parameterized) else "preconditioned"
+    if recipe.prediction not in ("auto", predicts):
+        raise ValueError(f"init {recipe.init} predicts {predicts}, not {recipe.prediction}; leave out prediction")
+    return model.schedule, denoiser.train(), predicts
+
+
+def _objective(
+    recipe: Recipe, schedule: Schedule, points: Tensor, labels: Tensor | None, *, told: bool
+) -> tuple[Objective, dict[str, Any]]:
+    if recipe.objective in ("conditional", "unconditional"):
+        # A noise-unconditional network of vp or flow sits in a denoiser that is told sigma (decision 0007).
+        return (NoiseConditional if told else NoiseUnconditional)(schedule), {}
+    least = len(points) if labels is None else int(labels.unique(return_counts=True)[1].min())
+    if least <= recipe.k:
+        where = "" if labels is None else " in every class"
+        raise ValueError(f"k={recipe.k} neighbors need at least {recipe.k + 1} images{where}, got {least}; lower --k")
     flat = points.flatten(1)
-    table = neighbor_table(points, recipe.k, recipe.space)
+    table = neighbor_table(points, recipe.k, recipe.space, labels)
+    rows, mirror = (mirrored(points), mirrored_table(table)) if recipe.flips else (points, table)
     if recipe.objective == "tangent":
         h = suggest_h(flat, recipe.k).h if recipe.h == "auto" else float(recipe.h)
-        return TangentSmoothed(schedule, points, table, h), {"h": h}
+        return TangentSmoothed(schedule, rows, mirror, h), {"h": h}
     sigma = collapse_sigma(flat) if recipe.sigma_collapse == "auto" else float(recipe.sigma_collapse)
     auto = recipe.temperature == "auto"
     strength = suggest_temperature(flat, table, sigma) if auto else float(recipe.temperature)
     chosen = {"sigma_collapse": sigma, "temperature": strength}
-    return TemperatureSmoothed(schedule, points, table, sigma, strength), chosen
+    return TemperatureSmoothed(schedule, rows, mirror, sigma, strength), chosen
 
 
-def neighbor_table(points: Float[Tensor, "n c h w"], k: int, space: str) -> Neighbors:
-    """The k nearest other images, in pixels or in an encoder's centered, normalized features."""
+def mirrored(points: Float[Tensor, "n c h w"]) -> Float[Tensor, "m c h w"]:
+    """The images, then their mirror images: row n + i is row i flipped left to right."""
+    return torch.cat([points, points.flip(3)])
+
+
+def mirrored_table(table: Neighbors) -> Neighbors:
+    """The neighbor table of `mirrored` images: those of a mirror image are the mirror images of the neighbors.
+
+    Distances do not change when both images are flipped, so nothing is computed again, and the target of a flipped
+    image is the flipped target. Mirror images are neighbors of each other only: smoothing never blends an image with a
+    mirror image.
+    """
+    n = len(table.index)
+    return Neighbors(torch.cat([table.index, table.index + n]), table.distance.repeat(2, 1))
+
+
+def neighbor_table(
+    points: Float[Tensor, "n c h w"], k: int, space: str, labels: Int[Tensor, " n"] | None = None
+) -> Neighbors:
+    """The k nearest other images, of the same label if given, in pixels or an encoder's centered, unit features."""
     if space == "pixels":
-        return neighbors(points.flatten(1), k)
+        return neighbors(points.flatten(1), k, labels)
     features = encode(by_name(space), points)
-    return neighbors(torch.nn.functional.normalize(features - features.mean(0), dim=1), k)
+    return neighbors(torch.nn.functional.normalize(features - features.mean(0), dim=1), k, labels)
 
 
 def fit(
@@ -123,10 +231,19 @@ def fit(
     progress: bool = True,
     device: str = "auto",
     visit: Callable[[int, Model], None] | None = None,
+    monitor: Callable[[int, Model], dict[str, Any]] | None = None,
+    classes: Sequence[str] = (),
 ) -> Model:
-    """Train what was prepared on images in [-1, 1]; `visit` sees the averaged model at every checkpoint."""
+    """Train what was prepared on images in [-1, 1]; `visit` sees the averaged model at every checkpoint.
+
+    `monitor` sees it every `settings.monitor_every` steps; see `temperance.train`.
+
+    `classes`: the names of a class-conditional recipe's classes.
+    """
     shape = (points.shape[1], points.shape[2], points.shape[3])
     about = {"recipe": asdict(ready.recipe), "settings": asdict(settings), "n_train": len(points)}
+    if ready.recipe.class_conditional:
+        about["classes"] = list(classes)
 
     def as_model(denoiser: nn.Module) -> Model:
         return Model(denoiser, ready.schedule, shape, about)
@@ -134,13 +251,14 @@ def fit(
     average = train(
         ready.denoiser,
         ready.objective,
-        points,
+        mirrored(points) if ready.recipe.flips else points,
         settings,
         out=out,
         resume=resume,
         progress=progress,
         device=device,
         visit=None if visit is None else lambda step, denoiser: visit(step, as_model(denoiser)),
+        monitor=None if monitor is None else lambda step, denoiser: monitor(step, as_model(denoiser)),
     )
     return as_model(average.cpu())
 

@@ -16,17 +16,21 @@ def train(
     data: Annotated[str, typer.Argument(help="Images: folder, zip, .npz, .npy or a built-in name.")],
     out: Out,
     objective: Annotated[str, typer.Option(help="conditional, unconditional, temperature or tangent.")] = "tangent",
-    process: Annotated[str, typer.Option(help="edm or ve.")] = "edm",
+    process: Annotated[str, typer.Option(help="edm, ve, vp or flow.")] = "edm",
     k: Annotated[int, typer.Option(help="Neighbors of each image.")] = 10,
     temperature: Annotated[str, typer.Option(help="Strength tau of T = max(tau / sigma, 1), or auto.")] = "auto",
     sigma_collapse: Annotated[str, typer.Option(help="Sigma below which temperature smooths, or auto.")] = "auto",
     h: Annotated[str, typer.Option(help="Tangent width, or auto.")] = "auto",
     space: Annotated[str, typer.Option(help="Where neighbors are found: pixels or efficientnet.")] = "pixels",
-    network: Annotated[str, typer.Option(help="auto, mlp or unet.")] = "auto",
+    network: Annotated[str, typer.Option(help="auto, mlp, unet or a model folder to take it from.")] = "auto",
+    init: Annotated[Path | None, typer.Option(help="Fine-tune the model of this run or diffusers folder.")] = None,
+    class_conditional: Annotated[bool, typer.Option("--class-conditional", help="Tell the network the class.")] = False,
+    flips: Annotated[bool, typer.Option("--flips", help="Train on mirror images too.")] = False,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 4000,
     batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 128,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
     ema: Annotated[float, typer.Option(help="Decay of the moving average of weights.")] = 0.999,
+    heldout: Annotated[str | None, typer.Option(help="Unseen real images: watch for copying while training.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     config: Annotated[Path | None, typer.Option(help="A config.yaml to start from.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, for any setting.")] = None,
@@ -38,19 +42,34 @@ def train(
     quiet: Quiet = False,
     offline: Offline = False,
     json_: AsJson = False,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Train a diffusion model that generalizes instead of copying."""
     given = {
         "objective": objective, "process": process, "k": k, "temperature": number_or_auto("temperature", temperature),
         "sigma_collapse": number_or_auto("sigma_collapse", sigma_collapse), "h": number_or_auto("h", h), "space": space,
-        "network": network, "steps": steps, "batch_size": batch_size, "lr": lr, "ema": ema, "seed": seed,
+        "network": network, "init": "" if init is None else str(init.absolute()),
+        "class_conditional": class_conditional, "flips": flips,
+        "steps": steps, "batch_size": batch_size, "lr": lr, "ema": ema, "seed": seed,
     }  # fmt: skip
-    from temperance.run.training import train_run
+    from temperance.run.settings import ABOUT_DATA, read_config
+    from temperance.run.training import rank, train_run
 
-    writable(out, fresh=None if resume else "config.yaml")
-    images = load(data, size, channels, on_bad, out, minimum=2, quiet=quiet)
+    main = rank() == 0
+    if main:
+        writable(out, fresh=None if resume else "config.yaml")
+    file = out / "config.yaml" if resume and config is None and (out / "config.yaml").exists() else config
+    held = {} if file is None else {key: value for key, value in read_config(file).items() if key in ABOUT_DATA}
+    size, channels = size or held.get("size"), channels or held.get("channels")
+    images = load(data, size, channels, on_bad, out if main else None, minimum=2, quiet=quiet or not main)
+    unseen = heldout or held.get("heldout")
+    against = load(unseen, size, channels, on_bad, None, minimum=2, quiet=quiet or not main) if unseen else None
     typed = {name for name in given if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
-    found = train_run(images, out, given, config, typed, set_ or [], resume=resume, progress=not quiet, device=device)
+    found = train_run(
+        images, out, given, config, typed, set_ or [], resume=resume, progress=not quiet, device=device,
+        heldout=against, shaped={"size": size, "channels": channels},
+    )  # fmt: skip
+    if found is None:
+        return None
     chosen = "".join(f"\n  {name} auto: {value:.3g}" for name, value in found["chosen"].items())
     say(
         quiet,

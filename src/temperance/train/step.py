@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from temperance.atomic import write_json
-from temperance.objective import Objective, Target, loss
+from temperance.objective import Objective, Target, loss, predict
 from temperance.train.batch import batch_index, batch_target, each, noise_seed, take
 from temperance.train.settings import Settings
 
@@ -97,7 +97,7 @@ class Trainer:
             piece = target if len(parts) == 1 else take(target, slice(int(part[0]), int(part[-1]) + 1))
             silent = i + 1 < len(parts)
             with self.accelerator.no_sync(self.model) if silent else nullcontext():
-                row = loss(self.model(piece.x, piece.condition), piece)
+                row = loss(predict(self.model, piece), piece)
                 value = row.mean() * (len(row) * share)
                 self.accelerator.backward(value)
             total += value.detach()
