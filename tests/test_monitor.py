@@ -1,0 +1,113 @@
+"""Runs from settings to folders, in this process: the monitor, and configurations that reproduce a run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from temperance.data import load
+from temperance.hub import Model
+from temperance.run.monitor import Monitor
+from temperance.run.settings import settings_from
+from temperance.run.training import train_run
+from temperance.schedule import Edm
+from temperance.train import Settings, read_metrics
+
+IMAGES, UNSEEN = load("digits[:30]"), load("digits[100:180]")
+DEFAULTS = {"objective": "tangent", "k": 4, "steps": 12, "batch_size": 8, "seed": 0, "lr": 1e-3}
+
+
+def run(out, *assignments, config=None, **options):
+    return train_run(
+        IMAGES, out, DEFAULTS, config, set(), list(assignments), resume=False, progress=False, device="cpu", **options
+    )
+
+
+class Copier(torch.nn.Module):
+    """Returns the nearest of some images, whatever the noise."""
+
+    def __init__(self, points):
+        super().__init__()
+        self.points = torch.nn.Parameter(points.flatten(1))
+
+    def forward(self, x, sigma):
+        return self.points[torch.cdist(x.flatten(1), self.points).argmin(1)].reshape(x.shape)
+
+
+@pytest.mark.parametrize(("heldout", "on_copying"), [(True, "stop"), (True, "advise"), (False, "stop")])
+def test_copying_is_seen_told_and_stopped(tmp_path, monkeypatch, capsys, heldout, on_copying):
+    points, unseen = IMAGES.tensor(), UNSEEN.tensor()
+    monkeypatch.setattr(Model, "told", property(lambda self: True))
+    settings = Settings(monitor_samples=20, on_copying=on_copying)
+    monitor = Monitor(points, unseen if heldout else None, settings, tmp_path)
+    found = monitor(100, Model(Copier(points), Edm(), (1, 8, 8), {}))
+    assert found["memorized_fraction"] == 1 and found["copying"]
+    assert found["stop"] == (on_copying == "stop")
+    assert ("copy_auc" in found) == heldout
+    told = capsys.readouterr().err
+    assert "step 100: 100% of samples are copies" in told and ("stopped" in told) == found["stop"]
+    with Image.open(tmp_path / "samples" / "step-0000100.png") as sheet, Image.open(tmp_path / "monitor.png") as plot:
+        assert sheet.size == (45, 36) and plot.width > 300  # 5 columns, 4 rows, gaps
+
+
+def test_samples_that_are_unseen_images_raise_no_alarm(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Model, "told", property(lambda self: True))
+    monitor = Monitor(IMAGES.tensor(), UNSEEN.tensor(), Settings(monitor_samples=20, on_copying="stop"), tmp_path)
+    found = monitor(100, Model(Copier(load("digits[300:340]").tensor()), Edm(), (1, 8, 8), {}))
+    assert found["memorized_fraction"] < 0.2 and not found["copying"] and not found["stop"]
+    assert 0.2 < found["copy_auc"] < 0.8
+    assert capsys.readouterr().err == ""
+
+
+def test_a_watched_run_records_plots_and_shows_samples(tmp_path):
+    settings = ("monitor_every=6", "monitor_samples=9", "checkpoint_every=12")
+    run(tmp_path / "run", *settings, heldout=UNSEEN)
+    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "memorized_fraction" in row]
+    assert [row["step"] for row in rows] == [6, 12]
+    for key in ("memorized_ci", "heldout_memorized_fraction", "ratio_median", "heldout_ratio_median", "copy_auc"):
+        assert all(key in row for row in rows)
+    shown = sorted(p.name for p in (tmp_path / "run" / "samples").iterdir())
+    assert shown == ["step-0000006.png", "step-0000012.png"]
+    assert (tmp_path / "run" / "monitor.png").exists()
+    run(tmp_path / "plain", "checkpoint_every=12")
+    assert weights(tmp_path / "run") == weights(tmp_path / "plain")  # looking changes nothing
+
+
+def weights(out: Path) -> bytes:
+    return (out / "model" / "mlp" / "model.safetensors").read_bytes()
+
+
+def test_heldout_images_alone_ask_for_a_look_at_every_checkpoint(tmp_path):
+    run(tmp_path, "monitor_samples=4", "checkpoint_every=12", heldout=UNSEEN)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["monitor_every"] == 12
+
+
+def test_a_saved_configuration_reproduces_the_run_bit_for_bit(tmp_path):
+    changed = ("lr_schedule=cosine", "weight=min-snr", "ema=0.9", "accumulate=3", "noise_groups=2", "lr=5e-3")
+    first = run(tmp_path / "one", *changed, "seed=5", shaped={"size": None, "channels": 1})
+    again = run(tmp_path / "two", config=tmp_path / "one" / "config.yaml")
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    assert first is not None and again is not None and first["lr"] == again["lr"] == 5e-3
+    run(tmp_path / "other", *changed, "seed=6")
+    assert weights(tmp_path / "one") != weights(tmp_path / "other")
+    config = yaml.safe_load((tmp_path / "one" / "config.yaml").read_text())
+    assert config["channels"] == 1 and "size" not in config and config["data"].startswith("digits")
+
+
+def test_every_setting_can_be_set_and_the_nearest_name_is_told():
+    for name, value in vars(Settings()).items():
+        text = {"on_copying": "stop", "lr_schedule": "linear", "precision": "bf16", "weight": "edm"}.get(name, value)
+        _, settings = settings_from({}, None, set(), [f"{name}={text}"])
+        assert getattr(settings, name) == text
+    with pytest.raises(ValueError, match="did you mean noise_groups"):
+        settings_from({}, None, set(), ["noise_group=2"])
+
+
+def test_heldout_images_of_another_size_are_refused(tmp_path):
+    other = load("digits[:9]", size=16)
+    with pytest.raises(ValueError, match=r"--heldout images are \(1, 16, 16\).*set --size"):
+        run(tmp_path, "monitor_every=6", heldout=other)
+    assert not np.any([p.name == "model" for p in tmp_path.iterdir()])
