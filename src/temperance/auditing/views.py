@@ -1,4 +1,4 @@
-"""Images as rows of features, as they are or in another view: mirrored, or moved by whole pixels."""
+"""Images as rows of features, as they are or mirrored."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,18 +16,6 @@ View = Callable[[Tensor], Tensor]
 def mirrored(images: Tensor) -> Tensor:
     """[n, c, h, w], left and right exchanged."""
     return images.flip(-1)
-
-
-def shifted(dx: int, dy: int) -> View:
-    """A view moved by whole pixels; the border is repeated."""
-
-    def view(images: Tensor) -> Tensor:
-        pad = torch.nn.functional.pad(images, (abs(dx), abs(dx), abs(dy), abs(dy)), mode="replicate")
-        h, w = images.shape[-2:]
-        return pad[..., abs(dy) - dy : abs(dy) - dy + h, abs(dx) - dx : abs(dx) - dx + w]
-
-    view.__name__ = f"shifted by ({dx}, {dy})"
-    return view
 
 
 @dataclass(eq=False)

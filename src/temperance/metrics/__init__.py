@@ -29,9 +29,11 @@ from temperance.metrics.interval import jackknife, subsample, wilson, with_null
 from temperance.metrics.likelihood import fld
 from temperance.metrics.nearest import QUERIES, Proximity, nearest_rows, proximity
 from temperance.metrics.nearness import dcr_share
+from temperance.metrics.null import Null, fit_null
 
 __all__ = [
     "DELTA",
+    "Null",
     "Proximity",
     "QUERIES",
     "Quality",
@@ -47,6 +49,7 @@ __all__ = [
     "extracted_fraction",
     "fd_ratio",
     "fewest_flags",
+    "fit_null",
     "fld",
     "frechet_distance",
     "jackknife",

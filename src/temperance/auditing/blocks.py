@@ -1,0 +1,65 @@
+"""Long work over many rows: in blocks, shared between processes, with what is finished kept on disk."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, distributed
+from tqdm import tqdm
+
+from temperance import atomic
+
+ROWS = 4096  # of a block: what an interruption can lose
+
+
+def in_blocks(
+    n: int,
+    columns: int,
+    compute: Callable[[slice], Tensor],
+    *,
+    name: str,
+    work: Path | None = None,
+    progress: bool = False,
+) -> Float[Tensor, "n columns"]:
+    """The rows `compute(slice)` gives, float64, for all of 0..n.
+
+    Under torch.distributed each rank works on every world-th block and all get everything; block borders do not depend
+    on the number of ranks, so neither does the result. With `work`, a folder, finished blocks are written there under
+    `name`, and found again by the next call: `name` must say what was computed on which data.
+    """
+    rank, world = (distributed.get_rank(), distributed.get_world_size()) if _together() else (0, 1)
+    out = torch.zeros(n, columns, dtype=torch.float64)
+    starts = range(rank * ROWS, n, world * ROWS)
+    label = name.split("-")[0].replace("_", " ")
+    with tqdm(total=n, desc=label, unit="image", file=sys.stderr, disable=not (progress and rank == 0)) as bar:
+        for start in starts:
+            rows = slice(start, min(start + ROWS, n))
+            path = None if work is None else work / f"{name}-{start}.safetensors"
+            part = _kept(path, (rows.stop - start, columns))
+            if part is None:
+                part = compute(rows).double()
+                if path is not None:
+                    atomic.write_bytes(path, save({"rows": part.contiguous()}))
+            out[rows] = part
+            bar.update(min(world * ROWS, n - start) if world > 1 else len(part))
+    if world > 1:
+        distributed.all_reduce(out)  # every row is a sum of one value and zeros: exact
+    return out
+
+
+def _together() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _kept(path: Path | None, shape: tuple[int, int]) -> Tensor | None:
+    if path is None:
+        return None
+    try:
+        rows = load_file(str(path))["rows"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return rows if rows.shape == shape else None
