@@ -43,7 +43,7 @@ def card(pair: Pair, *, show_difference: bool) -> Card:
     """The generated image, its neighbors, their distances, and optionally the difference to the nearest."""
     pictures = [(picture(pair.image), f"Generated image {pair.generated}", "generated")]
     if show_difference:
-        gap = difference(pair.image, pair.neighbors[0].image)
+        gap = difference(pair.image if pair.over is None else pair.over, pair.neighbors[0].image)
         pictures.append((picture(gap), "Difference between the two, black where they agree", "difference"))
     for rank, near in enumerate(pair.neighbors, 1):
         alt = f"Training image {near.name}, rank {rank}, distance {number(near.distance)}"
@@ -51,6 +51,8 @@ def card(pair: Pair, *, show_difference: bool) -> Card:
     facts = [("d1/d2", number(pair.ratio)), ("d1", number(pair.distance))]
     if pair.p_value is not None:
         facts.append(("p", number(pair.p_value)))
+    if pair.view != "as it is":
+        facts.append(("view", pair.view))
     facts.append(("image", pair.generated))
     facts.append(("nearest", pair.neighbors[0].name))
     exact = pair.distance == 0
