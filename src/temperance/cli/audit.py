@@ -1,27 +1,35 @@
 """`temperance audit`."""
 
 import json
+import shutil
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from temperance.cli.input import load, say, writable
-from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
+from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Quiet, Seed, Size
 from temperance.cli.verb import Gate, verb
+
+WORK = ".audit"  # in the output folder, while the audit runs: what an interrupted one goes on from
 
 
 @verb
 def audit(
-    train: Annotated[str, typer.Argument(help="Training images.")],
-    generated: Annotated[str, typer.Argument(help="Generated images.")],
-    out: Out,
+    train: Annotated[str, typer.Argument(help="Training images; with --compare, a report.json.")],
+    generated: Annotated[str, typer.Argument(help="Generated images; with --compare, another report.json.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to.")] = None,
     heldout: Annotated[str | None, typer.Option(help="Real images the model never saw: the null.")] = None,
     encoder: Annotated[
         list[str] | None, typer.Option(help="Feature space, such as pixels or dct; may be repeated.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="A run or model folder: adds the membership test.")] = None,
     fdr: Annotated[float, typer.Option(help="False alarms accepted among flagged images.")] = 0.05,
-    fail_above: Annotated[float | None, typer.Option(help="Exit 1 if the memorized fraction is higher.")] = None,
+    fail_above: Annotated[
+        list[str] | None, typer.Option(help="LIMIT of the memorized fraction, or MEASURE=LIMIT: exit 1 above it.")
+    ] = None,
+    fail_below: Annotated[list[str] | None, typer.Option(help="MEASURE=LIMIT: exit 1 below it.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Put two reports side by side.")] = False,
     size: Size = None,
     channels: Channels = None,
     on_bad: OnBad = "error",
@@ -31,37 +39,84 @@ def audit(
     offline: Offline = False,
     json_: AsJson = False,
 ) -> dict[str, Any]:
-    """Test generated images for copies of the training images, with held-out images as the null."""
+    """Test generated images for copies of the training images, with held-out images as the null.
+
+    An interrupted audit goes on where it was if the same command is given again. Under torchrun, processes share it.
+    """
+    if compare:
+        return _compare(train, generated, out, quiet, json_)
+    if out is None:
+        raise ValueError("--out is missing; name a folder for the report, such as --out audit")
     from temperance.auditing import as_json, denoiser_of, write
     from temperance.auditing import audit as run
+    from temperance.auditing.shared import processes
     from temperance.features import by_name
 
     encoders = [by_name(name) for name in encoder or ["pixels"]]
     writable(out)
-    sets = [load(s, size, channels, on_bad, out, minimum=1, quiet=quiet) for s in (train, generated, heldout) if s]
-    report = run(
-        sets[0],
-        sets[1],
-        sets[2] if heldout else None,
-        encoders=encoders,
-        fdr=fdr,
-        seed=seed,
-        progress=not quiet,
-        model=denoiser_of(model, sets[0]) if model else None,
-    )
-    write(report, out)
+    with processes() as first:
+        sets = [load(s, size, channels, on_bad, out, minimum=1, quiet=quiet) for s in (train, generated, heldout) if s]
+        report = run(
+            sets[0],
+            sets[1],
+            sets[2] if heldout else None,
+            encoders=encoders,
+            fdr=fdr,
+            seed=seed,
+            work=out / WORK,
+            progress=not quiet,
+            model=denoiser_of(model, sets[0]) if model else None,
+        )
+        if first:
+            write(report, out)
+            shutil.rmtree(out / WORK, ignore_errors=True)
     found = as_json(report)
-    lines = [
-        f"{name}: memorized {m['memorized_fraction']:.3f}"
-        + (f" (held-out {m['heldout_memorized_fraction']:.3f})" if heldout else " (no held-out set: no null)")
-        for name, m in found["encoders"].items()
-    ]
+    if not first:
+        return found
+    say(quiet, json_, "\n".join([*_summary(found), f"report: {out / 'report.html'}"]))
+    _check(found, fail_above or [], fail_below or [], out, json_)
+    return found
+
+
+def _summary(found: dict[str, Any]) -> list[str]:
+    n = found["provenance"]["images"]["generated"]
+    lines = []
+    for name, m in found["encoders"].items():
+        null = m["heldout_memorized_fraction"]
+        text = f"{name}: memorized {m['memorized_fraction']:.3f}"
+        if m["memorized_at_most"] is not None:
+            text += f" (0 of {n}: at most {m['memorized_at_most']:.3g} at 95 %)"
+        text += (
+            " (no held-out set: no null)" if null is None else f" (held-out {null:.3f}), flagged {m['flagged']} of {n}"
+        )
+        lines.append(text)
     if found["membership"]:
         lines.append(f"membership test: AUC {found['membership']['auc']:.3f} (0.5: members cannot be told)")
-    say(quiet, json_, "\n".join([*lines, f"report: {out / 'report.html'}"]))
-    worst = max(m["memorized_fraction"] for m in found["encoders"].values())
-    if fail_above is not None and worst > fail_above:
+    return lines
+
+
+def _check(found: dict[str, Any], above: list[str], below: list[str], out: Path, json_: bool) -> None:
+    from temperance.auditing.gate import broken
+
+    problems = broken(found, above, below)
+    if problems:
         if json_:
             print(json.dumps(found, allow_nan=False))
-        raise Gate(f"memorized fraction {worst:.4f} is above --fail-above {fail_above}; see {out / 'report.html'}")
+        raise Gate(f"{'; '.join(problems)}; see {out / 'report.html'}")
+
+
+def _compare(a: str, b: str, out: Path | None, quiet: bool, json_: bool) -> dict[str, Any]:
+    from temperance.auditing.comparison import comparison_page, read_report, side_by_side
+    from temperance.report import write_json, write_page
+
+    found = side_by_side(read_report(a), read_report(b))
+    lines = [*found["warnings"], f"A: {a}", f"B: {b}"]
+    for encoder, rows in found["encoders"].items():
+        lines += [f"{encoder} {key}: {v['a']:.4g} | {v['b']:.4g}" for key, v in rows.items()]
+    if out is not None:
+        writable(out)
+        write_page(comparison_page(found, (a, b)), out / "compare.html")
+        write_json(out / "compare.json", found)
+        lines.append(f"page: {out / 'compare.html'}")
+    say(quiet, json_, "\n".join(lines))
     return found
