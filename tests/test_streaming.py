@@ -117,7 +117,8 @@ TRAIN, HELDOUT, GENERATED = torch.randn(3, 36, 1, 4, 4, generator=torch.Generato
 GENERATED = torch.cat([TRAIN[:6], GENERATED[:30]])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
 mine = GENERATED[:29] if rank == 0 else GENERATED[29:]
-assert CopyMetric(TRAIN, HELDOUT).update(mine).sync().measurements() == CopyMetric(TRAIN, HELDOUT).update(GENERATED).measurements()
+whole = CopyMetric(TRAIN, HELDOUT).update(GENERATED).measurements()
+assert CopyMetric(TRAIN, HELDOUT).update(mine).sync().measurements() == whole
 assert len(CopyMetric(TRAIN).update(mine if rank else mine[:0]).sync()) == 7
 dist.destroy_process_group()
 """

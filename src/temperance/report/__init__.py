@@ -24,6 +24,7 @@ from temperance.report.blocks import (
     Pair,
     Report,
     Row,
+    Sign,
     Table,
     Tile,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "Report",
     "Row",
     "Series",
+    "Sign",
     "Table",
     "Tile",
     "audit_page",

@@ -4,70 +4,32 @@ from collections.abc import Mapping
 from typing import Any
 
 from temperance.report import figures
+from temperance.report.audit_tables import classes, measures, membership
 from temperance.report.blocks import (
     Block,
-    Cell,
-    Column,
     Distances,
     Figures,
     Measurement,
     Notes,
     Page,
     Report,
-    Row,
-    Table,
+    Sign,
     Tile,
     between,
     number,
     percent,
 )
+from temperance.report.planted_block import planted_blocks
 from temperance.report.render import SHOWN, facts, gallery
 
-# name: heading, plain sentence
-_AUDIT: dict[str, tuple[str, str]] = {
-    "memorized_fraction": (
-        "Copied",
-        "Share of images at least three times closer to one training image than to any other.",
-    ),
-    "ratio_median": (
-        "Typical d1/d2",
-        "Nearest over second nearest distance of the middle image; should equal real data's.",
-    ),
-    "copy_auc": (
-        "Closer than real",
-        "Chance that a generated image is closer to the training set than an unseen real one.",
-    ),
-    "ct_score": (
-        "Copying test (CT)",
-        "Standard score of being farther than unseen data; below -3 is a clear sign of copying.",
-    ),
-    "authpct": (
-        "Authentic, %",
-        "Images farther from their nearest training image than its own neighbors are.",
-    ),
-    "fd_heldout": (
-        "FD to unseen",
-        "Frechet distance to unseen real images: how far off the set is as a whole.",
-    ),
-    "fd_train": ("FD to training", "The same distance to the training images; copies score well here."),
-    "fd_ratio": (
-        "FD ratio",
-        "Distance to training images over distance to unseen ones; below 1 leans to the training set.",
-    ),
-    "mifid": (
-        "MiFID",
-        "Frechet distance to the training set, made worse when the images lie very close to it.",
-    ),
-    "kid": (
-        "KID",
-        "A second whole-set distance, free of the bias that small sets give the Frechet distance.",
-    ),
-    "precision": ("Precision", "Share of generated images that look like real ones."),
-    "recall": ("Recall", "Share of real images that the generated ones come close to: variety."),
-    "density": ("Density", "How thickly real images surround the generated ones; about 1 for real data."),
-    "coverage": ("Coverage", "Share of real images with a generated one in their neighborhood."),
-}
-_SHARES = ("memorized_fraction",)
+_SIGN = (
+    "By signing, a reviewer states to have read the figures above with their nulls and intervals, what was tested and"
+    " what was not, and to have compared the fingerprints under Provenance with those of the files in question."
+)
+
+
+_ATTACKED = "Whether one who holds the model can tell training images from unseen ones by how well it denoises them."
+_NOT_ATTACKED = "The model itself: none was given, so nobody tried to tell its training images from unseen ones."
 
 
 def audit_page(report: Report, *, title: str = "Does the generator hand back its training data?") -> Page:
@@ -76,8 +38,9 @@ def audit_page(report: Report, *, title: str = "Does the generator hand back its
     blocks: list[Block] = []
     for i, (encoder, found) in enumerate(report.measurements.items()):
         tiles += _audit_tiles(encoder, found, report.flags.get(encoder), len(report.measurements) > 1)
-        blocks.append(_audit_table(encoder, found, "heldout" in report.sizes))
+        blocks.append(measures(encoder, found, "heldout" in report.sizes))
         blocks += _audit_figures(encoder, report.distances[encoder], i)
+        blocks += planted_blocks(encoder, report.planted.get(encoder), i)
         blocks.append(
             gallery(
                 f"Closest pairs · {encoder}",
@@ -88,11 +51,18 @@ def audit_page(report: Report, *, title: str = "Does the generator hand back its
                 show_difference=True,
             )
         )
+        blocks += classes(encoder, report.classes.get(encoder, ()))
+    blocks += membership(report.membership)
     blocks += [
-        Notes("What was tested", report.tested),
-        Notes("What was not", report.untested, "warning"),
+        Notes("What was tested", (*report.tested, *((_ATTACKED,) if report.membership else ()))),
+        Notes("What was not", (*(() if report.membership else (_NOT_ATTACKED,)), *report.untested), "warning"),
         facts(report.provenance),
+        Sign("Signatures", _SIGN, ("Name", "Role", "Decision", "Date", "Signature")),
     ]
+    if report.membership:
+        auc = report.membership[0]
+        detail = f"{between(auc.low, auc.high)} at 95 % · 0.5 gives nothing away"
+        tiles.append(Tile(number(auc.value), "members told from non-members", detail))
     return Page(title, _audit_lede(report), tuple(tiles), tuple(blocks), "Temperance · audit")
 
 
@@ -113,7 +83,9 @@ def _audit_lede(report: Report) -> str:
         if m.value == 0:
             most = percent(min(1, 3 / m.n))
             share = f"0 of {m.n} are copies by d1/d2, so at most {most} (3/n) with 95 % confidence"
-        parts.append(f"In {encoder}: {share}; {report.flags.get(encoder)} are closer than chance allows.")
+        flagged = report.flags.get(encoder)
+        more = "" if flagged is None else f"; {flagged} {'is' if flagged == 1 else 'are'} closer than chance allows"
+        parts.append(f"In {encoder}: {share}{more}.")
     return text + " ".join(parts)
 
 
@@ -135,46 +107,6 @@ def _audit_tiles(encoder: str, found: Mapping[str, Measurement], flagged: int | 
             )
         )
     return tiles
-
-
-def _audit_table(encoder: str, found: Mapping[str, Measurement], heldout: bool) -> Table:
-    reference = "unseen real images" if heldout else "training images (no held-out set)"
-    rows = []
-    for name, (label, sentence) in _AUDIT.items():
-        if name not in found:
-            continue
-        m = found[name]
-        write = percent if name in _SHARES else number
-        direction = {True: "higher", False: "lower", None: "like real data"}[m.higher_is_better]
-        cells = (
-            Cell(label, sentence),
-            Cell(write(m.value)),
-            Cell(between(m.low, m.high, write) or "–"),
-            Cell(write(m.null)),
-            Cell(direction),
-            Cell(m.source),
-        )
-        rows.append(Row(cells))
-    return Table(
-        f"Measurements · {encoder}",
-        f"Quality is measured against {reference}. Images are compared as {encoder} features.",
-        (
-            Column("Measurement", "What is measured, in one sentence.", text=True),
-            Column("Value", "The figure for the generated images."),
-            Column(
-                "95 % interval",
-                "The range that holds the true figure with 95 % confidence, where one can be given.",
-            ),
-            Column(
-                "Real data",
-                "The null: the same figure for real images. For copying, unseen images against the"
-                " training set; for quality, the training images against the unseen ones.",
-            ),
-            Column("Better", "Which direction is better."),
-            Column("Source", "Where the definition comes from.", text=True),
-        ),
-        tuple(rows),
-    )
 
 
 _AUDIT_DISTANCES = (

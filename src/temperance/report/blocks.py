@@ -138,12 +138,13 @@ class Cell:
 @dataclass(frozen=True)
 class Row:
     """A table's row. `null` sets apart the row of real, unseen data; `series` gives it a plot's colour and
-    marker.
+    marker; `group` is a heading that is drawn above it.
     """
 
     cells: tuple[Cell, ...]
     null: bool = False
     series: int | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,17 @@ class Facts:
     kind: str = "facts"
 
 
-Block = Table | Figures | Gallery | Notes | Facts
+@dataclass(frozen=True)
+class Sign:
+    """What a reviewer signs, and the blanks to fill in by hand on paper."""
+
+    title: str
+    statement: str
+    blanks: tuple[str, ...]
+    kind: str = "sign"
+
+
+Block = Table | Figures | Gallery | Notes | Facts | Sign
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ deterministic: ids are salted with the figure's name and no date is written.
 """
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -299,6 +300,17 @@ def quantiles(
     )
 
 
+def _label_ends(ax: Any, ends: Sequence[tuple[str, float, float]]) -> None:
+    """Write each label beside the end of its line, moved up where it would cover the one below."""
+    height, least, below = 200.0, 12.0, -math.inf  # points: of the axes, between labels, of the last label
+    to_axes = ax.transData + ax.transAxes.inverted()
+    for label, x, y in sorted(ends, key=lambda end: end[2]):
+        at = height * float(to_axes.transform((x, y))[1])
+        place = max(at, below + least)
+        ax.annotate(label, (x, y), (8, place - at - 3), textcoords="offset points", fontsize=9)
+        below = place
+
+
 def curves(
     lines: Sequence[tuple[str, Sequence[float | int], Sequence[float | int], int]],
     *,
@@ -310,11 +322,9 @@ def curves(
 ) -> Figure:
     """Lines of (label, x, y, series), labelled at their ends; `level` is a dashed reference with its name."""
     context, canvas, ax = _axes(name, (7.6, 3.8))
-    for label, x, y, series in lines:
+    for _, x, y, series in lines:
         s = series % len(SERIES)
         ax.plot(x, y, color=SERIES[s], ls=DASHES[s], marker=MARKERS[s], markersize=5, lw=1.7)
-        if len(x):
-            ax.annotate(label, (x[-1], y[-1]), (8, -3), textcoords="offset points", fontsize=9)
     if level is not None:
         ax.axhline(level[1], color=INK, lw=1, ls=":")
         ax.annotate(
@@ -329,6 +339,8 @@ def curves(
     ax.margins(x=0.12)
     if log[0]:
         ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
     if log[1]:
         ax.set_yscale("log")
+    _label_ends(ax, [(label, float(x[-1]), float(y[-1])) for label, x, y, _ in lines if len(x)])
     return Figure(_svg(context, canvas, name), f"Line plot of {ylabel} against {xlabel} for {len(lines)} series.")
