@@ -330,3 +330,32 @@ X, S = torch.rand(2, 4), torch.ones(2)
 def test_bad_input_names_the_argument(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_few_points_go_through_float64_unless_differences_are_called_for():
+    p = cluster(4, 200, 30)
+    x, engine = noisy(p, 4, 0.3), EmpiricalDenoiser(p)
+    for sigma in (0.002, 0.3):
+        level = torch.full((12,), sigma, dtype=torch.float64)
+        expected = empirical.denoise(reference(x, p, level, "conditional"), p.double())
+        got = engine(x, level)
+        assert engine.stats is not None and engine.stats.path == ("float64",) * 12
+        assert float((got - expected).abs().max()) <= 1e-5 * sigma
+    # At this noise level float64 products cannot tell points apart to a millionth of a nat.
+    engine(x, torch.full((12,), 1e-6, dtype=torch.float64))
+    assert engine.stats is not None and "float64" not in engine.stats.path
+
+
+def test_a_screen_that_was_of_no_use_is_skipped_at_more_noise_and_tried_again_later(eager, monkeypatch):
+    p = torch.randn(600, 30, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(paths, "FEW", 0)
+    monkeypatch.setattr(ladder, "RETRY", 4)
+    engine, far = EmpiricalDenoiser(p), torch.zeros(6, 30)
+    seen = []
+    for sigma in (5.0, 5.0, 6.0, 6.0):
+        got = engine(far, torch.full((6,), sigma))
+        seen.append(engine.stats.path[0])
+        torch.testing.assert_close(got, EmpiricalDenoiser(p)(far, torch.full((6,), sigma)), atol=1e-6, rtol=1e-5)
+    assert seen == ["int8>dense", "dense", "dense", "int8>dense"]
+    engine(p[:6] + 0.001, torch.full((6,), 0.1))
+    assert engine.stats.path == ("int8",) * 6

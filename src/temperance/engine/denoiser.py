@@ -15,6 +15,7 @@ from temperance.engine.curve import Curve
 from temperance.engine.ladder import WORTH, Ladder
 from temperance.engine.law import Gaussian, Law, Marginal
 from temperance.engine.paths import Result, run
+from temperance.engine.small import Small
 from temperance.engine.stats import Stats, describe, join
 from temperance.engine.survivors import Weighed
 from temperance.engine.table import Table
@@ -78,6 +79,7 @@ class EmpiricalDenoiser:
         flat = points.flatten(1)
         self.table = Table(flat, block_bytes)
         self.ladder = Ladder(self.table, block_bytes)
+        self.small = Small(self.table) if self.ladder.few and mode != "unconditional" else None
         self.curve = Curve(self.table.d, sigma_min, sigma_max, points.device) if mode == "unconditional" else None
         self.tangent = tangent(flat, neighbors, h) if neighbors is not None and h is not None else None
         self.stats: Stats | None = None  # of the last call
@@ -116,7 +118,14 @@ class EmpiricalDenoiser:
 
     def run(self, x: Float[Tensor, "batch d"], law: Law) -> Result:
         """Moments of flat float64 rows, by the cheapest path."""
-        return run(x, self.table, law, self.ladder.screens(len(x)), self.tol)
+        variance = None
+        if isinstance(law, Gaussian) and len(x):
+            if self.small is not None and (all_points := self.small.run(x, law)) is not None:
+                return all_points
+            variance = float(law.variance.min())
+        result = run(x, self.table, law, self.ladder.worthwhile(len(x), variance), self.tol)
+        self.ladder.learn(result.path, variance)
+        return result
 
     def trajectory(
         self, x: Float[Tensor, "batch *shape"], sigmas: Float[Tensor, " steps"], *, last: bool = False

@@ -1,11 +1,14 @@
 """Which screens a set of points gets, and when building them pays."""
 
+from math import inf
+
 from temperance.engine.screen import Integer, Single, principal
 from temperance.engine.survivors import Screen
 from temperance.engine.table import Table
 
 SHARE = 0.75  # of the block budget, for codes
 SMALL = 1 << 20  # numbers in the points below which one float32 product is as quick as any screen
+RETRY = 32  # calls after which screens that were of no use get another chance
 WORTH = 256  # rows after which the codes, which cost about as much as that many, are made
 
 
@@ -19,7 +22,10 @@ class Ladder:
         self.table, self.block_bytes = table, block_bytes
         self.sharpest: Screen = Single(table)
         self.rows = 0
-        self.built: list[Screen] | None = [self.sharpest] if table.n * table.d < SMALL else None
+        self.few = table.n * table.d < SMALL
+        self.built: list[Screen] | None = [self.sharpest] if self.few else None
+        self.refused: dict[str, float] = {}  # by screen: the least variance at which it kept too much of every row
+        self.calls = 0
 
     def screens(self, rows: int) -> list[Screen]:
         """What to try for a batch of `rows`, in order."""
@@ -27,6 +33,24 @@ class Ladder:
         if self.built is None and self.rows >= WORTH:
             self.built = self._build()
         return self.built or [self.sharpest]
+
+    def worthwhile(self, rows: int, variance: float | None) -> list[Screen]:
+        """`screens` without those that were of no use at this noise variance (or a lower one) before.
+
+        Only speed depends on it. Every `RETRY`-th call tries all of them again: other rows may be easier.
+        """
+        screens = self.screens(rows)
+        self.calls += 1
+        if variance is None or self.calls % RETRY == 0:
+            return screens
+        return [s for s in screens if variance < self.refused.get(s.name, inf)]
+
+    def learn(self, path: tuple[str, ...], variance: float | None) -> None:
+        """Remember the screens that every row of an evaluation fell through."""
+        if variance is None or not path:
+            return
+        for name in set.intersection(*(set(p.split(">")[:-1]) for p in path)):
+            self.refused[name] = min(variance, self.refused.get(name, inf))
 
     def axes(self) -> Integer | None:
         """The screen on principal axes, if there is one and its codes are kept."""
