@@ -17,6 +17,11 @@ _KINDS = {
 }
 
 
+def _named(kind: str) -> Cell:
+    name, sentence = _KINDS.get(kind, (kind, ""))
+    return Cell(name, sentence)
+
+
 def planted_blocks(encoder: str, planted: Mapping[str, Any] | None, series: int) -> list[Block]:
     """A table of recall and false alarms by kind of copy, and the curve over the rates that could be chosen."""
     if planted is None:
@@ -25,9 +30,9 @@ def planted_blocks(encoder: str, planted: Mapping[str, Any] | None, series: int)
     rows = tuple(
         Row(
             (
-                Cell(*_KINDS.get(kind, (kind, ""))),
+                _named(kind),
                 Cell(percent(found["recall"])),
-                Cell(between(*found["recall_ci"], percent)),
+                Cell(between(found["recall_ci"][0], found["recall_ci"][1], percent)),
                 Cell(percent(found["fdr"])),
                 Cell(percent(found["source_named"])),
             )
