@@ -142,6 +142,11 @@ def test_a_loss_that_is_not_a_number_on_one_process_stops_both(tmp_path):
 def test_asking_for_two_processes_and_getting_one_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="asked for 2 processes, got 1.*torchrun"):
         run(tmp_path, Settings(steps=2, processes=2))
+    # What `accelerate launch --cpu --num_processes 2` sets for the one process that it starts.
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    with pytest.raises(ValueError, match="asked for several processes, got 1.*torchrun"):
+        run(tmp_path, Settings(steps=2))
 
 
 def test_every_part_needs_a_row(tmp_path):

@@ -106,12 +106,8 @@ def _accelerator(settings: Settings, device: str, out: Path | None) -> Accelerat
         log_with=None if settings.tracker == "none" else settings.tracker,
         project_dir=out,
     )
-    found, wanted = accelerator.num_processes, settings.processes or int(os.environ.get("WORLD_SIZE", "1"))
-    if found != wanted:
-        raise ValueError(
-            f"asked for {wanted} processes, got {found}: start with "
-            f"`torchrun --nproc-per-node {wanted} -m temperance train ...`"
-        )
+    _check_processes(accelerator.num_processes, settings.processes)
+    found = accelerator.num_processes
     if accelerator.distributed_type not in (DistributedType.NO, *_PLAIN):
         raise ValueError(
             f"this loop does not train under {accelerator.distributed_type.value}: it keeps whole weights on every "
@@ -125,6 +121,19 @@ def _accelerator(settings: Settings, device: str, out: Path | None) -> Accelerat
     if settings.tracker != "none":
         accelerator.init_trackers("temperance", config=vars(settings))
     return accelerator
+
+
+def _check_processes(found: int, asked: int) -> None:
+    """Hold the number of processes against the settings and against what the launcher announced."""
+    wanted = asked or int(os.environ.get("WORLD_SIZE", "1"))
+    # On processors and without MPI `accelerate launch` starts one process, whatever it was asked for.
+    alone = "WORLD_SIZE" not in os.environ and {"MASTER_ADDR", "ACCELERATE_MIXED_PRECISION"} <= os.environ.keys()
+    if found != wanted or (found == 1 and alone):
+        several = wanted if wanted > 1 else "N"
+        raise ValueError(
+            f"asked for {'several' if found == wanted else wanted} processes, got {found}: start with "
+            f"`torchrun --nproc-per-node {several} -m temperance train ...`"
+        )
 
 
 _PLAIN = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU)
