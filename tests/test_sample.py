@@ -3,11 +3,29 @@ import warnings
 
 import pytest
 import torch
-from diffusers import EDMEulerScheduler
+from diffusers import (
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerAncestralDiscreteScheduler,
+    HeunDiscreteScheduler,
+)
 
 from temperance.distance import nearest
 from temperance.empirical import denoise, noise_conditional
-from temperance.sample import Noise, NotConverged, adaptive, heun, integrate, predictor_corrector, residual
+from temperance.sample import (
+    Noise,
+    NotConverged,
+    adaptive,
+    ancestral,
+    annealed,
+    dpm_solver,
+    heun,
+    integrate,
+    nesterov,
+    predictor_corrector,
+    projected,
+    residual,
+)
 from temperance.schedule import Edm, Ve
 
 D = 64
@@ -17,8 +35,13 @@ STD = torch.tensor([1.0, 0.4])
 SAMPLERS = {
     "heun": (heun, {}),
     "predictor_corrector": (predictor_corrector, {}),
+    "dpm_solver": (dpm_solver, {}),
+    "ancestral": (ancestral, {}),
     "adaptive": (adaptive, {"step": 0.05}),
+    "nesterov": (nesterov, {"step": 0.05}),
+    "annealed": (annealed, {"step": 0.05}),
 }
+SELF_PACED = ("adaptive", "nesterov", "annealed")
 every = pytest.mark.parametrize("name", SAMPLERS)
 
 
@@ -44,7 +67,7 @@ def draw(name, denoiser, sigmas, n=8, shape=(D,), seed=0, **options):
 
 @every
 def test_the_distribution_of_the_denoiser_is_recovered(name):
-    denoiser = sheet_blind if name == "adaptive" else sheet
+    denoiser = sheet_blind if name in SELF_PACED else sheet
     got = draw(name, denoiser, Edm(0.02, 40.0).grid(60), n=1000)
     assert got.converged.all()
     flat = (got.x - MEAN) @ BASIS
@@ -64,7 +87,7 @@ def test_every_step_is_handed_out(name):
     x = 5.0 * Noise(0, range(3)).normal((D,))
     states = list(sampler(sheet_blind, x, sigmas, Noise(1, range(3)), **options))
     assert all(state.shape == x.shape and state.dtype == x.dtype for state in states)
-    if name != "adaptive":
+    if name not in SELF_PACED:
         assert len(states) == 8
     assert (residual(states[-1], sheet_blind(states[-1], sigmas)) < 2 * 0.05).all()
 
@@ -106,6 +129,8 @@ def test_samples_do_not_depend_on_the_batch_they_are_drawn_in(name):
         ("predictor_corrector", {}, 2 * 9 + 1),
         ("predictor_corrector", {"correctors": 0}, 9 + 1),
         ("predictor_corrector", {"correctors": 3}, 4 * 9 + 1),
+        ("dpm_solver", {}, 9 + 1),
+        ("ancestral", {}, 9 + 1),
     ],
 )
 def test_evaluations_are_counted(name, options, nfe):
@@ -131,9 +156,18 @@ def test_adaptive_takes_the_evaluations_it_needs_up_to_its_limit():
         assert draw("adaptive", sheet_blind, sigmas, step=0.1, limit=7).nfe == 8
 
 
-def test_adaptive_leaves_rows_alone_that_are_done():
+def test_momentum_saves_evaluations():
+    sigmas = Edm(0.05, 5.0).grid(2)
+    plain, fast = (draw(name, sheet_blind, sigmas, step=0.1).nfe for name in ("adaptive", "nesterov"))
+    assert fast < 0.85 * plain
+    assert draw("nesterov", sheet_blind, sigmas, step=0.1, momentum=0.0).nfe == plain
+
+
+@pytest.mark.parametrize("name", SELF_PACED)
+def test_rows_that_are_done_are_left_alone(name):
     x = torch.cat([4.0 * Noise(0, range(1)).normal((D,)), MEAN[None] + 1e-3])
-    states = list(adaptive(sheet_blind, x, Edm(0.05, 5.0).grid(3)))
+    sampler, options = SAMPLERS[name]
+    states = list(sampler(sheet_blind, x, Edm(0.05, 5.0).grid(3), Noise(1, range(2)), **options))
     assert all(torch.equal(state[1], x[1]) for state in states)
     assert not torch.equal(states[0][0], x[0])
 
@@ -150,6 +184,52 @@ def test_the_empirical_denoiser_returns_training_points(name):
     assert float(found.distance.max()) < 1e-3
     assert len(found.index.unique()) > 10
     assert got.converged.all()
+
+
+@every
+def test_the_weights_of_a_mixture_are_recovered(name):
+    """Three points on a line in 64 dimensions, 20, 30 and 50 %: exact posterior mean, the level read off the rest."""
+    place, weight = torch.tensor([-1.5, 0.0, 1.5]), torch.tensor([0.2, 0.3, 0.5])
+
+    def mixture(x, sigma):
+        level = (x[:, 1:].square().sum(1) / (D - 1)).sqrt()
+        if name not in SELF_PACED:
+            level = sigma
+        logits = weight.log() - (x[:, :1] - place).square() / (2 * level[:, None] ** 2).clamp(min=1e-9)
+        return torch.cat([logits.softmax(1) @ place[:, None], torch.zeros(len(x), D - 1)], 1)
+
+    got = draw(name, mixture, Edm(0.02, 40.0).grid(80), n=2000)
+    assert got.converged.all()
+    found = (got.x[:, :1] - place).abs().argmin(1)
+    assert float((got.x[:, 0] - place[found]).abs().max()) < 1e-3
+    share = torch.bincount(found, minlength=3) / 2000
+    assert share.tolist() == pytest.approx(weight.tolist(), abs=4 * (0.25 / 2000) ** 0.5)
+
+
+@every
+def test_a_constraint_holds_for_every_sample_and_does_not_stop_convergence(name):
+    """Half of the coordinates are known: they come out exact, the others are still drawn."""
+    known = torch.arange(D) < D // 2
+
+    def project(x):
+        return torch.where(known, 0.25, x)
+
+    got = integrate(
+        SAMPLERS[name][0],
+        sheet,
+        (D,),
+        Edm(0.05, 20.0).grid(60),
+        Noise(0, range(50)),
+        project=project,
+        **SAMPLERS[name][1],
+    )
+    assert (got.x[:, known] == 0.25).all() and got.converged.all()
+    assert float(got.x[:, ~known].std(0).mean()) > 0.01
+
+
+def test_a_constraint_that_changes_the_shape_is_refused():
+    with pytest.raises(ValueError, match="project must keep the shape"):
+        projected(sheet, lambda x: x[:, :3])(torch.zeros(2, D), torch.ones(2))
 
 
 @every
@@ -181,6 +261,17 @@ def test_noise_is_standard_normal_and_different_everywhere():
     assert float(x.std()) == pytest.approx(1, abs=0.02)
     correlation = x.flatten(1) @ x.flatten(1).T / 64
     assert float(correlation.fill_diagonal_(0).abs().max()) < 0.8
+
+
+def test_given_generators_are_the_streams():
+    def generators():
+        return [torch.Generator().manual_seed(i) for i in range(3)]
+
+    got = Noise.of(generators()).normal((4,))
+    assert torch.equal(got, torch.stack([torch.randn(4, generator=g) for g in generators()]))
+    assert torch.equal(Noise.of(generators()[1:]).normal((4,)), got[1:])
+    with pytest.raises(ValueError, match="distinct"):
+        Noise.of([torch.Generator()] * 2)
 
 
 def test_noise_moves_on():
@@ -238,3 +329,98 @@ def test_plain_ancestral_steps_end_on_a_single_point():
     got = draw("predictor_corrector", lambda x, sigma: point.expand_as(x), Ve(0.1, 50.0).grid(3), n=500, correctors=0)
     assert torch.equal(got.x, point.expand(500, -1))
     assert float(got.final_sigma.square().mean().sqrt()) == pytest.approx(0.1, rel=0.03)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ancestral_steps_keep_the_marginal_of_a_point(eta):
+    """Around one training point every share of fresh noise leaves std sigma at every level."""
+    sigmas = Ve(0.1, 20.0).grid(12)
+    x = 20 * Noise(0, range(400)).normal((D,))
+    states = ancestral(lambda x, sigma: torch.zeros_like(x), x, sigmas, Noise(1, range(400)), eta=eta)
+    for state, sigma in zip(states, sigmas[1:].tolist()):
+        assert float(state.std()) == pytest.approx(sigma, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda x, s, z: ancestral(sheet, x, s, z, eta=1.5), "eta"),
+        (lambda x, s, z: nesterov(sheet, x, s, z, momentum=1.0), "momentum"),
+        (lambda x, s, z: annealed(sheet, x, s, z, step=2.0), "step"),
+    ],
+)
+def test_unusable_options_are_refused(call, name):
+    with pytest.raises(ValueError, match=name):
+        next(call(torch.zeros(1, D), Edm().grid(3), Noise(0, [0])))
+
+
+def test_dpm_solver_is_of_second_order():
+    s = 0.7
+    x = torch.linspace(-9, 9, 5, dtype=torch.float64)[:, None]
+    exact = x * math.sqrt((s**2 + 0.02**2) / (s**2 + 10**2))
+
+    def solve(steps):
+        sigmas = Ve(0.02, 10.0).grid(steps).double()
+        *_, end = dpm_solver(lambda v, sigma: v * s**2 / (s**2 + sigma[:, None] ** 2), x, sigmas)
+        return end
+
+    order, errors = slope(solve, exact, [41, 81, 161])
+    assert order == pytest.approx(2, abs=0.2)
+    assert errors[-1] < 1e-3
+
+
+# ---- the same steps in diffusers ----
+
+# Its own conversion of a tensor to an array.
+of_diffusers = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+LEVELS = Edm(0.05, 9.0, sigma_data=0.5).grid(12)
+
+
+def start(n=4):
+    return 9.0 * Noise(0, range(n)).normal((D,))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sampler", "options"),
+    [(EDMDPMSolverMultistepScheduler, dpm_solver, {}), (EDMEulerScheduler, ancestral, {"eta": 0.0})],
+)
+def test_steps_agree_with_the_edm_schedulers(kind, sampler, options):
+    scheduler = kind(sigma_min=0.05, sigma_max=9.0, sigma_data=0.5, rho=7.0)
+    scheduler.set_timesteps(12)
+    x = start()
+    *_, mine = sampler(sheet, x, LEVELS, Noise(0, range(4)), **options)
+    for t, sigma in zip(scheduler.timesteps, LEVELS.tolist()):
+        scheduler.scale_model_input(x, t)
+        total = math.sqrt(sigma**2 + 0.25)
+        denoised = sheet(x, torch.full((4,), sigma))
+        out = (denoised - 0.25 / total**2 * x) * total / (sigma * 0.5)  # what a network would have to put out
+        x = scheduler.step(out, t, x).prev_sample
+    torch.testing.assert_close(x, sheet(mine, torch.full((4,), 0.05)), rtol=1e-3, atol=1e-4)
+
+
+@of_diffusers
+def test_steps_agree_with_the_heun_scheduler():
+    scheduler = HeunDiscreteScheduler(prediction_type="sample")
+    scheduler.set_timesteps(12)
+    scheduler.sigmas = torch.cat([LEVELS[:1], LEVELS[1:].repeat_interleave(2)])
+    scheduler._step_index = 0
+    x = start()
+    *_, mine = heun(sheet, x, LEVELS)
+    seen = torch.cat([torch.stack([a, b]) for a, b in zip(LEVELS, LEVELS[1:])])
+    for sigma in seen:
+        x = scheduler.step(sheet(x, sigma.expand(4)), 0, x).prev_sample
+    torch.testing.assert_close(x, mine, rtol=1e-4, atol=1e-5)
+
+
+@of_diffusers
+def test_steps_agree_with_the_ancestral_scheduler():
+    scheduler = EulerAncestralDiscreteScheduler()
+    scheduler.set_timesteps(12)
+    scheduler.sigmas, scheduler._step_index, scheduler.is_scale_input_called = LEVELS, 0, True
+    x = start(1)
+    *_, mine = ancestral(sheet, x, LEVELS, Noise.of([torch.Generator().manual_seed(3)]))
+    generator = torch.Generator().manual_seed(3)
+    for sigma in LEVELS[:-1]:
+        eps = (x - sheet(x, sigma.expand(1))) / sigma
+        x = scheduler.step(eps, 0.0, x, generator=generator).prev_sample
+    torch.testing.assert_close(x, mine, rtol=1e-4, atol=1e-5)

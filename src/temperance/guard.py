@@ -35,7 +35,9 @@ from temperance.report import COPY_RATIO
 
 ATTEMPTS = 10  # draws of one image before it is withheld
 ROWS = 4096  # views that are encoded together
-FRESH = 1 << 32  # distance between the noise indices of two attempts
+# Distance between the noise indices of two attempts. torch's CPU generator takes the low 32 bits of a seed only, so
+# that a power of two would repeat the noise.
+FRESH = 268_435_459
 MARGIN = 1.02  # how far beyond the threshold an image is guided
 
 
@@ -290,7 +292,7 @@ class Guard:
             draw: images [len(index), c, h, w] in [-1, 1] for a list of noise indices: `integrate` with
                 `Noise(seed, index)`, or `temperance.pipeline.drawer` of a diffusers pipeline. With `guide`, it is also
                 given `project=`, the constraint to pass on to `integrate`.
-            index: the noise indices of the first attempt. Attempt k uses index + k * 2^32, so image i still depends on
+            index: the noise indices of the first attempt. Attempt k uses index + k * FRESH, so image i still depends on
                 (seed, i) alone.
             attempts: the bound; what is refused every time is marked, never returned silently.
             guide: draw a refused image again from the same noise, kept away from training images on its way

@@ -29,7 +29,7 @@ def ancestral(
         eta: share of the fresh noise, as in DDIM (arXiv 2010.02502): 1 is ancestral, 0 is Euler's deterministic step.
     """
     check_sigmas(sigmas)
-    check_share("eta", eta, 0, 1)
+    check_share("eta", eta, 0.0, 1.0)
     for now, then in zip(sigmas.tolist(), sigmas[1:].tolist()):
         x = reverse_step(x, denoiser(x, level(now, x)), now, then, noise, eta)
         yield x

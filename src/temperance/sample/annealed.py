@@ -27,7 +27,7 @@ def annealed(
     `integrate` measures the end. A row that is done stays where it is. At most `limit` evaluations.
     """
     check_sigmas(sigmas)
-    check_share("step", step, 0, 1)
+    check_share("step", step, 0.0, 1.0)
     end = float(sigmas[-1])
     sigma = level(float(sigmas[0]), x)
     kept = (1 - step) ** 2

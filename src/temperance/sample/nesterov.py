@@ -28,7 +28,7 @@ def nesterov(
     evaluations.
     """
     check_sigmas(sigmas)
-    check_share("momentum", momentum, 0, 0.99)
+    check_share("momentum", momentum, 0.0, 0.99)
     end = float(sigmas[-1])
     sigma = level(float(sigmas[0]), x)
     before = x  # the state before the look-ahead

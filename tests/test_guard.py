@@ -1,0 +1,263 @@
+import io
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from temperance.data import Images, load, split
+from temperance.engine import EmpiricalDenoiser
+from temperance.guard import FRESH, Guard, Thresholds
+from temperance.sample import Noise, heun, integrate
+from temperance.schedule import Edm
+
+
+@cache
+def digits():
+    return split(load("digits", progress=False), (300, 600, 600), 0)
+
+
+@cache
+def drawings():
+    """Color pictures on white, as emoji are: some filled shapes each, no two alike."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(400):
+        image = Image.new("RGB", (24, 24), "white")
+        pen = ImageDraw.Draw(image)
+        for _ in range(rng.integers(2, 5)):
+            (x, y), (w, h) = rng.integers(1, 14, 2).tolist(), rng.integers(4, 11, 2).tolist()
+            color = tuple(rng.integers(0, 255, 3).tolist())
+            (pen.ellipse if rng.random() < 0.5 else pen.rectangle)([x, y, x + w, y + h], fill=color)
+        found.append(np.asarray(image))
+    return split(Images(np.stack(found)), (100, 200, 100), 0)
+
+
+SETS = {"digits": digits, "drawings": drawings}
+
+
+@cache
+def guard(name):
+    train, heldout, _ = SETS[name]()
+    return Guard.calibrate(train, heldout, rate=0.02)
+
+
+def jpeg(pixels, quality):
+    out = []
+    for image in pixels:
+        file = io.BytesIO()
+        Image.fromarray(image.squeeze()).save(file, "JPEG", quality=quality)
+        out.append(np.asarray(Image.open(file)).reshape(image.shape))
+    return np.stack(out)
+
+
+def moved(pixels, dx, dy):
+    padded = np.pad(pixels, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
+    return np.roll(padded, (dy, dx), (1, 2))[:, 2:-2, 2:-2]
+
+
+def flipped(pixels):
+    return np.ascontiguousarray(pixels[:, :, ::-1])
+
+
+COPIES = {
+    "exact": lambda p: p,
+    "flipped": flipped,
+    "right 1": lambda p: moved(p, 1, 0),
+    "left up 2": lambda p: moved(p, -2, -2),
+    "flipped, down 2": lambda p: moved(flipped(p), 0, 2),
+    "jpeg 90": lambda p: jpeg(p, 90),
+    "jpeg 50": lambda p: jpeg(p, 50),
+    "flipped, jpeg 75": lambda p: jpeg(flipped(p), 75),
+}
+
+
+# ---- what it finds, and what it lets through ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("kind", COPIES)
+def test_planted_copies_are_found_and_named(name, kind):
+    train = SETS[name]()[0][:40]
+    verdict = guard(name).look(Images(COPIES[kind](train.pixels)).tensor())
+    assert float(verdict.refused.float().mean()) >= 0.95
+    assert float((verdict.index == torch.arange(40)).float().mean()) >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETS)
+def test_new_images_are_refused_no_more_often_than_stated(name):
+    fresh = SETS[name]()[2]
+    refused = float(guard(name).look(fresh.tensor()).refused.float().mean())
+    assert refused <= 0.02 + 3 * (0.02 / len(fresh)) ** 0.5
+
+
+def test_the_threshold_is_the_conformal_quantile():
+    train, heldout, _ = digits()
+    made = Guard.calibrate(train, heldout[:99], rate=0.05, shift=0)
+    near = made.nearest(heldout[:99].tensor())[0].distance.sort().values
+    assert made.threshold == Thresholds(float(near[4]))
+    refused = made.look(heldout[:99].tensor()).refused
+    assert int(refused.sum()) == 4
+
+
+def test_too_few_heldout_images_are_refused_with_the_number_needed():
+    train, heldout, _ = digits()
+    with pytest.raises(ValueError, match="98 images.*0.01 needs at least 99"):
+        Guard.calibrate(train, heldout[:98], rate=0.01, shift=0)
+    with pytest.raises(ValueError, match="at least 199"):
+        Guard.calibrate(train, heldout[:98], rate=0.01)
+
+
+def test_without_a_threshold_it_is_the_rule_of_d1_over_d2():
+    train, _, fresh = digits()
+    open_ = Guard(train)
+    assert not open_.look(fresh[:50].tensor()).refused.any()
+    points = train.tensor()
+    between = 0.97 * points[:5] + 0.03 * points[5:10]
+    assert open_.look(between).refused.all() and open_.look(points[:5].flip(-1)).refused.all()
+
+
+def test_an_exact_copy_is_known_by_its_hash_alone():
+    """Held-out images that hold training images push the threshold to 0; a copy is refused all the same."""
+    train, *_ = digits()
+    made = Guard(train, threshold=0.0)
+    assert made.look(train[:4].tensor()).refused.all()
+    assert not made.look(train[:4].tensor() * 0.9).refused.any()
+
+
+# ---- drawing ----
+
+
+def tables(train):
+    """Two generators: attempt 0 copies, and later ones are given pictures that are new."""
+    new = digits()[2].tensor()
+
+    def draw(stream, project=None):
+        copies = torch.tensor([i < FRESH and i % 2 == 0 for i in stream])
+        index = torch.tensor(stream) % 100
+        return torch.where(copies[:, None, None, None], train.tensor()[index], new[index])
+
+    return draw
+
+
+def test_refused_images_are_drawn_again_from_fresh_noise():
+    train, *_ = digits()
+    got = guard("digits").draw(tables(train), range(10))
+    assert got.passed.all() and got.refused >= 5
+    assert [s < FRESH for s in got.stream] == [bool(i % 2) for i in range(10)]
+    assert not guard("digits").look(got.x).refused.any()
+
+
+def test_an_image_does_not_depend_on_those_it_is_drawn_with():
+    train, *_ = digits()
+    whole, part = (guard("digits").draw(tables(train), index) for index in (range(10), [4, 7]))
+    assert torch.equal(part.x, whole.x[[4, 7]])
+
+
+def test_attempts_have_noise_of_their_own():
+    """torch's CPU generator takes the low 32 bits of a seed only: indices a power of two apart would repeat it."""
+    noise = Noise(0, [7 + attempt * FRESH for attempt in range(40)]).normal((64,))
+    assert float((noise @ noise.T / 64).fill_diagonal_(0).abs().max()) < 0.8
+
+
+def test_it_gives_up_after_its_attempts():
+    train, *_ = digits()
+    calls = []
+
+    def draw(stream):
+        calls.append(len(stream))
+        return train.tensor()[: len(stream)]
+
+    got = guard("digits").draw(draw, range(3), attempts=4)
+    assert calls == [3] * 4 and not got.passed.any() and got.refused == 12
+    with pytest.raises(ValueError, match="attempts"):
+        guard("digits").draw(draw, range(3), attempts=0)
+
+
+def test_one_step_leads_just_beyond_the_threshold():
+    train, _, fresh = digits()
+    made = Guard(train, threshold=1.0, shift=0)
+    x = torch.cat([0.97 * train[:3].tensor() + 0.03 * fresh[:3].tensor(), fresh[3:5].tensor()])
+    moved_ = made.away(x)
+    assert made.look(x).refused.tolist() == [True] * 3 + [False] * 2
+    assert made.look(moved_).closeness[:3].tolist() == pytest.approx([1.02] * 3, abs=1e-3)
+    assert torch.equal(moved_[3:], x[3:])
+    with pytest.raises(ValueError, match="calibrate"):
+        Guard(train).away(x)
+
+
+def test_a_guided_sampler_leaves_the_training_points():
+    """The empirical denoiser only copies: guided, most samples end beyond the threshold, and the rest is marked.
+
+    Not all: what is guided out of [-1, 1] is clipped back.
+    """
+    train = digits()[0][:20]
+    made = Guard(train, threshold=1.0, shift=0)
+    denoiser = EmpiricalDenoiser(train.tensor())
+    grid = Edm(0.1, 20.0).grid(12)
+
+    def draw(stream, project=None):
+        return integrate(heun, denoiser, (1, 8, 8), grid, Noise(0, stream), project=project).x
+
+    plain, guided = (made.draw(draw, range(6), attempts=2, guide=g) for g in (False, True))
+    assert not plain.passed.any() and int(guided.passed.sum()) >= 4
+    assert torch.equal(guided.passed, ~made.look(guided.x).refused)
+    assert guided.stream == list(range(6))  # from the same noise
+
+
+# ---- without the images ----
+
+
+class Coarse:
+    name = "coarse"
+
+    def __call__(self, images):
+        return torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
+
+
+def test_an_index_judges_as_its_guard_does_and_holds_no_images(tmp_path):
+    train, heldout, fresh = digits()
+    made = Guard.calibrate(train, heldout, Coarse(), rate=0.02)
+    made.save(tmp_path / "guard.safetensors")
+    back = Guard.load(tmp_path / "guard.safetensors", Coarse())
+    x = torch.cat([train[:20].tensor(), fresh[:20].tensor()])
+    for a, b in zip(made.look(x), back.look(x)):
+        assert torch.equal(a, b)
+    assert (back.threshold, back.rate, back.index.shape) == (made.threshold, 0.02, (1, 8, 8))
+    assert back.look(x).refused[:20].all()
+    blob = (tmp_path / "guard.safetensors").read_bytes()
+    pixels = train.tensor()
+    assert not any(p.numpy().tobytes() in blob for p in pixels[:20])
+    assert not any(p.tobytes() in blob for p in train.pixels[:20])
+
+
+def test_an_index_of_pixels_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="training images themselves"):
+        guard("digits").save(tmp_path / "g")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    train, heldout, _ = digits()
+    made = Guard(train, Coarse(), 0.1)
+    made.save(tmp_path / "g")
+    with pytest.raises(ValueError, match="made with coarse, got encoder pixels"):
+        Guard(made.index)
+    with pytest.raises(ValueError, match="unknown encoder 'coarse'"):
+        Guard.load(tmp_path / "g")
+    (tmp_path / "bad").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="not a saved guard"):
+        Guard.load(tmp_path / "bad")
+    with pytest.raises(ValueError, match=r"images must be \(1, 8, 8\)"):
+        made.look(torch.zeros(2, 1, 9, 9))
+    with pytest.raises(ValueError, match="at least 2 training images"):
+        Guard(train[:1])
+    with pytest.raises(ValueError, match="4x4 of 8x8"):
+        Guard(train, shift=3)
+    with pytest.raises(ValueError, match="threshold"):
+        Guard(train, threshold=-1.0)
+    with pytest.raises(ValueError, match="rate"):
+        Guard.calibrate(train, heldout, rate=1.0)
