@@ -20,6 +20,7 @@ _HOME = {
     "network": "Blind Parameterized Preconditioned ResidualMlp",
     "data": "Images InputError",
     "features": "Pixels efficientnet encode train_classifier",
+    "guard": "Guard",
     "report": "Measurement Report",
     "streaming": "CopyMetric",
     "auditing": "audit",
