@@ -366,7 +366,9 @@ def test_inception_takes_the_published_file_only(digits, scripted, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dinov2", "clip"])
 def test_a_transformer_folder_is_an_encoder(digits, tmp_path, kind):
-    tf = pytest.importorskip("transformers", reason="the encoder transformers:PATH needs pip install temperance[transformers]")
+    tf = pytest.importorskip(
+        "transformers", reason="the encoder transformers:PATH needs pip install temperance[transformers]"
+    )
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
     torch.manual_seed(0)
     if kind == "dinov2":

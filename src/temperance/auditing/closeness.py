@@ -101,9 +101,9 @@ class Search:
             if turned is not None:
                 other = tm.proximity(turned[where], self.train, self.group)
                 closer = other.distance < near.distance
-                pairs = zip(other[:2], found[:2])
                 found = Match(
-                    *(torch.where(closer, a.to(b.dtype), b) for a, b in pairs),
+                    torch.where(closer, other.index, found.index),
+                    torch.where(closer, other.distance.double(), found.distance),
                     closer * mirror_number(rows.images.pixels.shape[1:]),
                 )
         return found._replace(index=self.group[found.index])  # of equal training images the first
