@@ -5,10 +5,10 @@ Heavy libraries are imported by the verb that needs them.
 
 import sys
 
-from temperance.cli import analyze, audit, demo, doctor, sample, train
+from temperance.cli import analyze, audit, demo, doctor, sample, study, train
 from temperance.cli.verb import app
 
-__all__ = ["analyze", "audit", "demo", "doctor", "main", "sample", "train"]
+__all__ = ["analyze", "audit", "demo", "doctor", "main", "sample", "study", "train"]
 
 
 def main() -> None:

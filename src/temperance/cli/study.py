@@ -1,0 +1,57 @@
+"""`temperance study`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from temperance.cli.input import say, writable
+from temperance.cli.options import AsJson, Device, Offline, Out, Quiet, Seed, Size
+from temperance.cli.verb import verb
+
+
+@verb
+def study(
+    data: Annotated[str, typer.Argument(help="Training images: folder, zip, .npz, .npy or a built-in name.")],
+    heldout: Annotated[str, typer.Option(help="Unseen images; the same as DATA: it is split.")],
+    out: Out,
+    over: Annotated[str, typer.Option(help="steps, n or strength.")] = "steps",
+    quick: Annotated[bool, typer.Option("--quick", help="One seed, the main methods: within ten minutes.")] = False,
+    method: Annotated[list[str] | None, typer.Option(help="Only these methods; may be repeated.")] = None,
+    n_train: Annotated[int, typer.Option(help="Training images.")] = 100,
+    n_heldout: Annotated[int, typer.Option(help="Held-out images.")] = 700,
+    samples: Annotated[int, typer.Option(help="Samples at every look.")] = 500,
+    steps: Annotated[int, typer.Option(help="Training steps of every run.")] = 6000,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 128,
+    network: Annotated[str, typer.Option(help="auto, mlp or unet.")] = "auto",
+    seeds: Annotated[int, typer.Option(help="How many splits and initializations.")] = 3,
+    size: Size = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    offline: Offline = False,
+    json_: AsJson = False,
+) -> dict[str, Any]:
+    """Sweep steps, images or strength for every method: who copies when, and at what quality. Resumes by itself."""
+    writable(out)
+    from temperance.study import Plan
+    from temperance.study import study as run
+    from temperance.study.plan import CORE
+
+    methods = tuple(method or (CORE if quick else ()))
+    count = 1 if quick else seeds
+    plan = Plan(
+        data=data, heldout=heldout, over=over, methods=methods, n_train=n_train, n_heldout=n_heldout,
+        n_samples=samples, steps=steps, batch_size=batch_size, size=size, network=network,
+        seeds=tuple(range(seed, seed + count)),
+    )  # fmt: skip
+    found = run(plan, out, progress=not quiet)
+    lines = [found["provenance"]["split"]]
+    for v in found["against_early_stop"]:
+        stop = v["early_stop"]
+        lines.append(
+            f"{v['method']:<26} n {v['n_train']:<6} copied {v['memorized_fraction']:.2f}  FD {v['fd_heldout']:.1f}  "
+            f"recall {v['recall']:.2f}   early stop at {stop['steps']}: {stop['memorized_fraction']:.2f}  "
+            f"{stop['fd_heldout']:.1f}  {stop['recall']:.2f}"
+        )
+    say(quiet, json_, "\n".join([*lines, f"report: {out / 'report.html'}\nrows:   {out / 'study.json'}"]))
+    return found

@@ -1,0 +1,101 @@
+"""What a study's rows come to: when to stop, how the time to memorize grows with n, and who beats an early stop."""
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Row = dict[str, Any]
+ACCEPTED = 0.05  # memorized fraction above held-out data's own that is still accepted
+MEASURES = ("memorized_fraction", "heldout_memorized_fraction", "copy_auc", "fd_heldout", "recall", "precision")
+
+
+def means(rows: Iterable[Row]) -> dict[tuple[str, int, int], dict[str, float]]:
+    """Every (method, n, steps) with its measures averaged over seeds."""
+    groups: dict[tuple[str, int, int], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["n_train"], row["steps"]), []).append(row)
+    return {key: {name: fmean(r[name] for r in group) for name in MEASURES} for key, group in groups.items()}
+
+
+def curve(rows: Iterable[Row], method: str, n: int) -> list[tuple[int, dict[str, float]]]:
+    """The looks at one method, in order of steps."""
+    return sorted(
+        ((steps, m) for (name, size, steps), m in means(rows).items() if (name, size) == (method, n)),
+        key=lambda pair: pair[0],
+    )
+
+
+def memorization_step(looks: Sequence[tuple[int, dict[str, float]]]) -> float | None:
+    """The step at which copying leaves what is accepted, read between looks on a logarithmic axis; None if never."""
+    before: tuple[int, float] | None = None
+    for steps, m in looks:
+        excess = m["memorized_fraction"] - m["heldout_memorized_fraction"] - ACCEPTED
+        if excess > 0:
+            if before is None:
+                return float(steps)
+            share = -before[1] / (excess - before[1])
+            return before[0] * (steps / before[0]) ** share
+        before = steps, excess
+    return None
+
+
+class Scaling(NamedTuple):
+    """Steps to memorize = factor * n^exponent, by least squares in logarithms over `points` sizes."""
+
+    factor: float
+    exponent: float
+    points: int
+
+
+def scaling(times: dict[int, float]) -> Scaling | None:
+    """The power law through memorization steps by n; None for fewer than two sizes."""
+    if len(times) < 2:
+        return None
+    x, y = np.log(list(times)), np.log(list(times.values()))
+    exponent, intercept = np.polyfit(x, y, 1)
+    return Scaling(float(math.exp(intercept)), float(exponent), len(times))
+
+
+def against_early_stop(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every method at its last step beside the best early stop of conditional training that copies no more.
+
+    The early stop is the look with the lowest Frechet distance to held-out among those whose memorized fraction is at
+    most the method's or held-out data's own plus nothing: it is picked with knowledge of the figures that are
+    compared, which favors it. Where every look copies more than the method, the one that copies least stands in.
+    """
+    found = []
+    table = means(rows)
+    for method, n in dict.fromkeys((name, size) for name, size, _ in table if name != "conditional"):
+        steps, own = curve(rows, method, n)[-1]
+        stops = curve(rows, "conditional", n)
+        if not stops:
+            continue
+        allowed = max(own["memorized_fraction"], own["heldout_memorized_fraction"])
+        fair = [s for s in stops if s[1]["memorized_fraction"] <= allowed]
+        least = min(stops, key=lambda s: s[1]["memorized_fraction"])
+        stop, other = min(fair, key=lambda s: s[1]["fd_heldout"]) if fair else least
+        found.append(
+            {
+                "method": method, "n_train": n, "steps": steps, **own,
+                "early_stop": {"steps": stop, "copies_no_more": bool(fair), **other},
+                "fd_not_worse": own["fd_heldout"] <= other["fd_heldout"],
+                "recall_higher": own["recall"] > other["recall"],
+            }
+        )  # fmt: skip
+    return found
+
+
+def advise(rows: Sequence[Row]) -> dict[str, Any]:
+    """When to stop a conditional run, for every n, and how that grows with n."""
+    sizes = sorted({r["n_train"] for r in rows if r["method"] == "conditional"})
+    times = {n: memorization_step(curve(rows, "conditional", n)) for n in sizes}
+    known = {n: t for n, t in times.items() if t is not None}
+    law = scaling(known)
+    return {
+        "accepted_above_heldout": ACCEPTED,
+        "memorization_step": {str(n): t for n, t in times.items()},
+        "scaling": None if law is None else law._asdict(),
+    }

@@ -1,0 +1,115 @@
+"""One cell of a study: one method trained on one split, sampled and scored at every look. The unit that is kept."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from torch import nn
+
+from temperance.data import load, split
+from temperance.hub import Model
+from temperance.recipe import Recipe, closed_form, fit, prepare
+from temperance.sample import Sampler, adaptive, heun
+from temperance.schedule import edm_for
+from temperance.scorecard import Yardstick, yardstick
+from temperance.study.methods import METHODS, Method, add_dropout
+from temperance.train import Settings
+from temperance.trial import Sets, draw, draw_sets, encoder_from, judge
+
+VERSION = 1  # raised when the meaning of a kept cell changes
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Everything that decides a cell's rows. `n_drawn` images are set apart for training, the first `n_train` used."""
+
+    data: str
+    heldout: str
+    method: str
+    n_train: int
+    n_drawn: int
+    n_heldout: int
+    n_samples: int
+    steps: int
+    looks: tuple[int, ...]
+    batch_size: int
+    grid: int
+    size: int | None
+    network: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """A name for the file that keeps this cell."""
+        digest = hashlib.sha256(json.dumps([VERSION, asdict(self)]).encode()).hexdigest()[:12]
+        return f"{self.method.replace('/', '-').replace('=', '')}-n{self.n_train}-s{self.seed}-{digest}"
+
+
+def run(cell: Cell, tick: Callable[[int], None] = lambda steps: None) -> list[dict[str, Any]]:
+    """Train and score one cell: a row at every look."""
+    sets = _sets(cell.data, cell.heldout, cell.n_drawn, cell.n_heldout, cell.size, cell.seed)
+    against = yardstick(sets.train[: cell.n_train].tensor(), sets.heldout.tensor(), sets.encoder)
+    method = METHODS[cell.method]
+    facts = {"method": cell.method, "seed": cell.seed}
+    if method.closed:
+        points = against.train
+        facts |= {"steps": 0, "train_seconds": 0.0}
+        return [facts | _row(cell, closed_form(points, method.closed), edm_for(points.flatten(1)), against)]
+    return _trained(cell, method, against, facts, tick)
+
+
+@lru_cache(maxsize=4)  # a worker's next cell is often of the same split, and its encoder takes some seconds
+def _sets(data: str, unseen: str, n_train: int, n_heldout: int, size: int | None, seed: int) -> Sets:
+    if data == unseen:
+        return draw_sets(data, n_train, n_heldout, seed, size=size)
+    images = load(data, size=size, progress=False)
+    others = load(unseen, size=size, progress=False)
+    train, rest = split(images, (n_train, len(images) - n_train), seed)
+    heldout, _ = split(others, (min(n_heldout, len(others)), max(0, len(others) - n_heldout)), seed)
+    return Sets(train, heldout, encoder_from(rest))
+
+
+def _trained(
+    cell: Cell, method: Method, against: Yardstick, facts: dict[str, Any], tick: Callable[[int], None]
+) -> list[dict[str, Any]]:
+    every = 1 if len(cell.looks) > 1 else cell.steps
+    settings = Settings(
+        steps=cell.steps, batch_size=cell.batch_size, checkpoint_every=every, seed=cell.seed, **method.settings
+    )
+    ready = prepare(Recipe(network=cell.network, **method.recipe), against.train, seed=cell.seed)
+    if method.objective is not None:
+        ready = replace(ready, objective=method.objective(ready, against.train))
+    if method.dropout:
+        add_dropout(ready.denoiser, method.dropout)
+    rows: list[dict[str, Any]] = []
+    began, spent, seen = time.perf_counter(), 0.0, 0
+
+    def visit(step: int, model: Model) -> None:
+        nonlocal spent, seen
+        if step not in cell.looks:
+            return
+        start = time.perf_counter()
+        tick(step - seen)
+        seen = step
+        row = _row(cell, model.denoiser, model.schedule, against)
+        rows.append(facts | {"steps": step, "train_seconds": start - began - spent} | row)
+        spent += time.perf_counter() - start
+
+    fit(ready, against.train, settings, progress=False, device="cpu", visit=visit)
+    return rows
+
+
+def _row(cell: Cell, denoiser: nn.Module | Any, schedule: Any, against: Yardstick) -> dict[str, Any]:
+    sampler: Sampler = heun
+    if METHODS[cell.method].recipe.get("objective") == "unconditional":
+        sampler = adaptive
+    began = time.perf_counter()
+    shape = against.train.shape[1:]
+    drawn = draw(denoiser, schedule, sampler, shape, cell.seed, range(cell.n_samples), grid=cell.grid)
+    seconds = time.perf_counter() - began
+    measured, _ = judge(drawn, schedule, against)
+    return {"sampler": sampler.__name__, **measured, "sample_seconds": seconds}

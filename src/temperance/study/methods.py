@@ -1,0 +1,105 @@
+"""The methods that a study compares, each by the name that its rows carry.
+
+A method is a recipe, training settings, and, for baselines, another objective or dropout. All else is equal.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from temperance.diagnostics import collapse_sigma
+from temperance.distance import neighbors
+from temperance.objective import Objective
+from temperance.recipe import Prepared, Recipe, prepare
+from temperance.study.objectives import Band, Displaced, Floored, Literal, Mixing, Tangents, levels
+
+Change = Callable[[Prepared, Tensor], Objective]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How one method trains; empty for closed forms, which do not."""
+
+    recipe: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    objective: Change | None = None
+    dropout: float = 0.0
+    closed: str = ""
+
+
+def _of(name: str, ready: Prepared, points: Tensor) -> Any:
+    """The objective of another recipe, with its own automatic settings."""
+    return prepare(Recipe(objective=name, network=ready.recipe.network), points).objective
+
+
+def _mixing(ready: Prepared, points: Tensor) -> Objective:
+    return Displaced(Mixing(points, neighbors(points.flatten(1), 5)), ready.objective)
+
+
+def _floored(ready: Prepared, points: Tensor) -> Objective:
+    return Floored(_of("temperature", ready, points), collapse_sigma(points.flatten(1), size=3.0))
+
+
+def _literal(ready: Prepared, points: Tensor) -> Objective:
+    return Literal(_of("temperature", ready, points), *levels(ready.schedule))
+
+
+def _everywhere(ready: Prepared, points: Tensor) -> Objective:
+    return replace(_of("temperature", ready, points), sigma_collapse=math.inf)
+
+
+def _blind_tangent(ready: Prepared, points: Tensor) -> Objective:
+    return replace(_of("tangent", ready, points), told=False)
+
+
+def _tempered_tangent(ready: Prepared, points: Tensor) -> Objective:
+    """Images are displaced first; the tempered mean is taken over the neighborhoods of the training images."""
+    return Displaced(Tangents(_of("tangent", ready, points)), _of("temperature", ready, points))
+
+
+def _band(lower: float) -> Change:
+    """Tangent smoothing above `lower` times the data's root mean square; training images themselves below."""
+
+    def change(ready: Prepared, points: Tensor) -> Objective:
+        return Band(
+            Tangents(_of("tangent", ready, points)), ready.objective, lower * float(points.square().mean().sqrt())
+        )
+
+    return change
+
+
+METHODS: dict[str, Method] = {
+    "conditional": Method({"objective": "conditional"}),
+    "unconditional": Method({"objective": "unconditional"}),
+    "temperature": Method({"objective": "temperature"}),
+    "tangent": Method({"objective": "tangent"}),
+    **{f"temperature/T={t:g}": Method({"objective": "temperature", "temperature": t}) for t in (2.0, 8.0)},
+    "temperature/everywhere": Method({"objective": "conditional"}, objective=_everywhere),
+    "temperature/floor": Method({"objective": "conditional"}, objective=_floored),
+    "temperature/literal": Method({"objective": "unconditional"}, objective=_literal),
+    **{f"tangent/h={h:g}": Method({"objective": "tangent", "h": h}) for h in (0.3, 0.5, 1.0)},
+    **{f"tangent/k={k}": Method({"objective": "tangent", "k": k}) for k in (5, 20)},
+    "tangent/unconditional": Method({"objective": "unconditional"}, objective=_blind_tangent),
+    "tangent/temperature": Method({"objective": "conditional"}, objective=_tempered_tangent),
+    "tangent/band": Method({"objective": "conditional"}, objective=_band(0.5)),
+    "conditional/mixing": Method({"objective": "conditional"}, objective=_mixing),
+    "conditional/weight-decay": Method({"objective": "conditional"}, {"weight_decay": 1.0}),
+    "conditional/dropout": Method({"objective": "conditional"}, dropout=0.2),
+    "conditional/flips": Method({"objective": "conditional", "flips": True}),
+    "closed-form-empirical": Method(closed="empirical"),
+    "closed-form-temperature": Method(closed="temperature"),
+    "closed-form-tangent": Method(closed="tangent"),
+}
+
+
+def add_dropout(network: nn.Module, p: float) -> None:
+    """Give every residual block of a network a dropout of `p`; blocks that have one already take the new rate."""
+    found = [m for m in network.modules() if isinstance(m, nn.Dropout)]
+    for layer in found:
+        layer.p = p
+    if not found:
+        for block in getattr(network, "blocks", ()):
+            block.append(nn.Dropout(p))

@@ -1,0 +1,152 @@
+"""The page of a study: the Pareto plots, the curves behind them, and who beats an early stop."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from temperance.report import Block, Cell, Column, Figure, Figures, Page, Row, Table, comparison, curves
+from temperance.report.figures import frontier
+from temperance.study.advice import curve, means
+from temperance.study.plan import Plan
+
+SHOWN = 8  # lines that a plot can hold and still be read
+
+
+def page(plan: Plan, found: dict[str, Any]) -> Page:
+    """Lay out a study's results."""
+    rows = found["rows"]
+    last = {(r["method"], r["n_train"], r["seed"]): r for r in sorted(rows, key=lambda r: r["steps"])}
+    extra = [_pareto_auc(rows), *_over_steps(rows, plan), *_over_n(found), _verdicts(found)]
+    return comparison(
+        list(last.values()),
+        title=f"Copying and quality on {plan.data}, over {plan.over}",
+        provenance=found["provenance"] | {"command": command(plan)},
+        notes=(found["provenance"]["split"] + ".", *_advice(found)),
+        extra=[block for block in extra if block is not None],
+    )
+
+
+def command(plan: Plan) -> str:
+    """The command line that repeats this plan."""
+    parts = [f"temperance study '{plan.data}' --heldout '{plan.heldout}' --over {plan.over}"]
+    parts += [f"--method {m}" for m in plan.methods]
+    parts += [f"--n-train {plan.n_train} --n-heldout {plan.n_heldout} --samples {plan.n_samples}"]
+    parts += [f"--steps {plan.steps} --batch-size {plan.batch_size} --network {plan.network}"]
+    parts += [f"--size {plan.size}"] if plan.size else []
+    parts += [f"--seed {plan.seeds[0]} --seeds {len(plan.seeds)}"]
+    return " ".join(parts)
+
+
+def _shown(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(r["method"] for r in rows if r["steps"]))[:SHOWN]
+
+
+def _pareto_auc(rows: Sequence[dict[str, Any]]) -> Figures:
+    """All methods at their last step: copy AUC against FD, recall beside it."""
+    order = list(dict.fromkeys(r["method"] for r in rows))
+    table = means(rows)
+    last = {(m, n): max(s for a, b, s in table if (a, b) == (m, n)) for m, n, _ in table}
+    points = []
+    for (method, n), steps in last.items():
+        m = table[(method, n, steps)]
+        label = method if len({b for _, b in last}) == 1 else f"{method} n {n}"
+        points.append((label, m["copy_auc"], m["fd_heldout"], f"recall {m['recall']:.2f}", order.index(method)))
+    floor = sum(r["fd_floor"] for r in rows) / len(rows)
+    figure = frontier(
+        points,
+        name="pareto-auc",
+        xlabel="Chance that a sample is closer to the training set than an unseen image is (copy AUC)",
+        ylabel="Frechet distance to unseen images",
+        floor=floor,
+        null=0.5,
+    )
+    return Figures(
+        "Closeness against quality",
+        "The right place is on the dotted line, as low as possible. Left of it samples are farther from the training"
+        " set than real images are: blurred or wrong, not better.",
+        (figure,),
+    )
+
+
+def _over_steps(rows: Sequence[dict[str, Any]], plan: Plan) -> list[Figures]:
+    """Copying, Frechet distance and recall against steps, one line a method."""
+    methods = _shown(rows)
+    null = sum(r["heldout_memorized_fraction"] for r in rows) / len(rows)
+    drawn: list[Figure] = []
+    for key, label in (
+        ("memorized_fraction", "copied share"),
+        ("copy_auc", "copy AUC"),
+        ("fd_heldout", "Frechet distance to unseen images"),
+        ("recall", "recall"),
+    ):
+        lines = []
+        for i, method in enumerate(methods):
+            looks = curve(rows, method, plan.n_train)
+            if len(looks) > 1:
+                lines.append((method, [s for s, _ in looks], [m[key] for _, m in looks], i))
+        if lines:
+            level = {"memorized_fraction": ("unseen real images", null), "copy_auc": ("right", 0.5)}.get(key)
+            drawn.append(
+                curves(
+                    lines, name=f"steps-{key}", xlabel="training steps", ylabel=label, level=level, log=(True, False)
+                )
+            )
+    if not drawn:
+        return []
+    return [Figures("Over training steps", f"{plan.n_train} training images; means over seeds.", tuple(drawn))]
+
+
+def _over_n(found: dict[str, Any]) -> list[Figures]:
+    """The step at which conditional training starts to copy, against n."""
+    times = {int(n): t for n, t in found["early_stop"]["memorization_step"].items() if t is not None}
+    law = found["early_stop"]["scaling"]
+    if law is None:
+        return []
+    sizes = sorted(times)
+    fit = [law["factor"] * n ** law["exponent"] for n in sizes]
+    lines = [("measured", sizes, [times[n] for n in sizes], 0), ("power law", sizes, fit, 1)]
+    figure = curves(
+        lines, name="scaling", xlabel="training images", ylabel="steps until copying starts", log=(True, True)
+    )
+    text = (
+        f"Steps until conditional training copies: {law['factor']:.3g} n^{law['exponent']:.2f}, fitted to"
+        f" {law['points']} sizes."
+    )
+    return [Figures("When copying starts", text, (figure,))]
+
+
+def _verdicts(found: dict[str, Any]) -> Block | None:
+    """Every method beside the best early stop that copies no more."""
+    rows = []
+    for v in found["against_early_stop"]:
+        stop = v["early_stop"]
+        words = "yes" if v["fd_not_worse"] and v["recall_higher"] else "no"
+        size = "" if len({w["n_train"] for w in found["against_early_stop"]}) == 1 else f" · n = {v['n_train']}"
+        fair = "" if stop["copies_no_more"] else " · copies more than the method"
+        cells = [Cell(v["method"], f"step {v['steps']}{size}")]
+        for key in ("memorized_fraction", "copy_auc", "fd_heldout", "recall", "precision"):
+            cells.append(Cell(f"{v[key]:.3g}", f"early stop {stop[key]:.3g}"))
+        cells.append(Cell(words, f"stop at {stop['steps']}{fair}"))
+        rows.append(Row(tuple(cells)))
+    if not rows:
+        return None
+    names = ("Copied", "Copy AUC", "FD to unseen", "Recall", "Precision", "Beats it")
+    columns = (Column("Method", "At its last step.", text=True), *(Column(n, "") for n in names))
+    return Table(
+        "Against the best early stop",
+        "Each method at its last step; below, conditional training at the look with the lowest Frechet distance among"
+        " those that copy no more. That look is picked with knowledge of these figures, which favors it. A method beats"
+        " it when its Frechet distance is not higher and its recall is.",
+        columns,
+        tuple(rows),
+    )
+
+
+def _advice(found: dict[str, Any]) -> tuple[str, ...]:
+    said = []
+    for n, step in found["early_stop"]["memorization_step"].items():
+        accepted = f"{found['early_stop']['accepted_above_heldout']:.0%} above unseen images"
+        if step is None:
+            said.append(f"Conditional training on {n} images did not copy more than {accepted} in this study.")
+        else:
+            said.append(f"On {n} images, stop conditional training before step {step:.0f}: copying passes {accepted}.")
+    return tuple(said)

@@ -1,0 +1,88 @@
+"""A study from its plan to its page: cells that are there already are read, the others run and kept as they end."""
+
+import json
+import multiprocessing
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from temperance.atomic import write_json
+from temperance.report import write_page
+from temperance.study.advice import advise, against_early_stop
+from temperance.study.cell import Cell, run
+from temperance.study.page import page
+from temperance.study.plan import Plan, cells
+from temperance.workers import spread
+
+
+def study(plan: Plan, out: Path, *, progress: bool = True) -> dict[str, Any]:
+    """Run a plan and write `out/report.html` and `out/study.json`; `out/cells/` keeps every cell.
+
+    An interrupted study goes on where it stopped, and a wider plan reuses the cells it shares with a narrower one.
+    Cells are spread over the processor's cores, one thread each. Returns the content of `study.json`.
+
+    Raises:
+        ValueError: if the data cannot be used.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    wanted = cells(plan)
+    kept = {cell.key: _read(out, cell) for cell in wanted}
+    missing = [cell for cell in wanted if kept[cell.key] is None]
+    total = sum(cell.steps for cell in missing)
+    jobs = [(cell, out) for cell in missing]
+    for key, rows in spread(keep, jobs, total=total, unit="step", label="study", progress=progress):
+        kept[key] = rows
+    rows = [row for cell in wanted for row in kept[cell.key] or ()]
+    found = {
+        "schema": 1,
+        "rows": rows,
+        "early_stop": advise(rows),
+        "against_early_stop": against_early_stop(rows),
+        "provenance": {
+            "plan": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(plan).items()},
+            "split": describe(plan),
+            "seconds": round(time.perf_counter() - began, 1),
+            "cells": len(wanted),
+            "reused": len(wanted) - len(missing),
+            "versions": {name: version(name) for name in ("temperance", "torch", "diffusers", "numpy")},
+            "python": platform.python_version(),
+            "processors": multiprocessing.cpu_count(),
+        },
+    }
+    write_json(out / "study.json", found)
+    write_page(page(plan, found), out / "report.html")
+    return found
+
+
+def keep(cell: Cell, out: Path, tick: Any) -> tuple[str, list[dict[str, Any]]]:
+    """Run a cell in a worker and write its rows before they are handed back."""
+    rows = run(cell, tick)
+    write_json(_path(out, cell), {"cell": vars(cell) | {"looks": list(cell.looks)}, "rows": rows})
+    return cell.key, rows
+
+
+def describe(plan: Plan) -> str:
+    """How training and held-out images are told apart."""
+    if plan.data == plan.heldout:
+        return (
+            f"each seed splits {plan.data} at random: {plan.n_train} images to train, {plan.n_heldout} held out; "
+            "what is left trains the classifier that quality is measured with, where it is labeled"
+        )
+    return (
+        f"each seed draws {plan.n_train} images of {plan.data} to train and up to {plan.n_heldout} of {plan.heldout} "
+        "as held-out"
+    )
+
+
+def _path(out: Path, cell: Cell) -> Path:
+    return out / "cells" / f"{cell.key}.json"
+
+
+def _read(out: Path, cell: Cell) -> list[dict[str, Any]] | None:
+    try:
+        return json.loads(_path(out, cell).read_text())["rows"]
+    except (OSError, ValueError, KeyError):
+        return None

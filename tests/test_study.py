@@ -1,0 +1,177 @@
+"""The study: its grid, what it keeps, and what it concludes."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Generator
+
+from temperance.distance import neighbors
+from temperance.objective import NoiseConditional, TangentSmoothed, TemperatureSmoothed
+from temperance.recipe import Recipe, prepare
+from temperance.schedule import Edm
+from temperance.study import METHODS, Cell, Plan, cells, run, study
+from temperance.study.advice import against_early_stop, memorization_step, scaling
+from temperance.study.objectives import Band, Displaced, Floored, Literal, Mixing, Tangents
+from temperance.study.plan import looks
+
+PLAN = Plan("digits", "digits", methods=("conditional", "tangent"), n_train=30, n_heldout=40, n_samples=20, steps=8)
+POINTS = torch.randn(40, 1, 4, 4, generator=Generator().manual_seed(0)).clamp(-1, 1)
+TABLE = neighbors(POINTS.flatten(1), 6)
+SCHEDULE = Edm(sigma_min=0.05, sigma_max=5.0)
+INDEX = torch.arange(24)
+
+
+def row(method: str, steps: int, copied: float, fd: float, recall: float, n: int = 100, seed: int = 0) -> dict:
+    return {
+        "method": method, "steps": steps, "n_train": n, "seed": seed, "memorized_fraction": copied,
+        "heldout_memorized_fraction": 0.0, "copy_auc": 0.5, "fd_heldout": fd, "recall": recall, "precision": 0.9,
+    }  # fmt: skip
+
+
+def test_looks_end_at_the_last_step_and_grow_geometrically():
+    assert looks(6000)[-1] == 6000
+    assert all(1.3 < b / a < 1.5 for a, b in zip(looks(6000), looks(6000)[1:]))
+
+
+def test_over_n_takes_nested_sizes_of_one_draw():
+    found = cells(replace(PLAN, over="n", n_train=160, seeds=(0,), methods=()))
+    assert {c.n_train for c in found} == {20, 40, 80, 160}
+    assert {c.n_drawn for c in found} == {160}
+
+
+def test_cells_with_different_settings_are_kept_apart():
+    cell = cells(PLAN)[0]
+    others = [
+        replace(cell, seed=9),
+        replace(cell, steps=9),
+        replace(cell, n_samples=21),
+        replace(cell, method="tangent"),
+    ]
+    assert len({c.key for c in (cell, *others)}) == 5
+
+
+@pytest.mark.parametrize("bad", [{"over": "time"}, {"methods": ("tangant",)}, {"steps": 2}, {"seeds": ()}])
+def test_a_plan_names_what_is_wrong(bad):
+    with pytest.raises(ValueError, match=r"--over|unknown method|steps|seed"):
+        replace(PLAN, **bad)
+
+
+def test_memorization_step_is_read_between_looks():
+    clean, copying = ({"memorized_fraction": m, "heldout_memorized_fraction": 0.0} for m in (0.0, 0.1))
+    found = memorization_step([(100, clean), (400, copying)])
+    assert found == pytest.approx(200)  # the accepted .05 is half way, on a logarithmic axis
+    assert memorization_step([(100, clean)]) is None
+
+
+def test_scaling_recovers_a_power_law():
+    law = scaling({n: 7 * n**1.5 for n in (50, 100, 400)})
+    assert law is not None
+    assert (law.factor, law.exponent) == (pytest.approx(7), pytest.approx(1.5))
+    assert scaling({50: 3.0}) is None
+
+
+def test_the_early_stop_is_the_best_look_that_copies_no_more():
+    stops = [
+        row("conditional", s, m, fd, r) for s, m, fd, r in ((10, 0.0, 30, 0.2), (20, 0.04, 20, 0.3), (40, 0.5, 10, 0.1))
+    ]
+    (verdict,) = against_early_stop([*stops, row("tangent", 40, 0.05, 19, 0.6)])
+    assert verdict["early_stop"]["steps"] == 20
+    assert verdict["fd_not_worse"]
+    assert verdict["recall_higher"]
+    (worse,) = against_early_stop([*stops, row("tangent", 40, 0.05, 21, 0.6)])
+    assert not worse["fd_not_worse"]
+
+
+def test_an_early_stop_that_always_copies_more_is_said_to():
+    (verdict,) = against_early_stop([row("conditional", 10, 0.3, 9, 0.2), row("tangent", 10, 0.1, 10, 0.5)])
+    assert not verdict["early_stop"]["copies_no_more"]
+
+
+def test_means_are_over_seeds():
+    rows = [row("conditional", 10, 0.0, 10, 0.2), row("conditional", 10, 0.0, 20, 0.2, seed=1)]
+    (verdict,) = against_early_stop([*rows, row("tangent", 10, 0.0, 14, 0.5)])
+    assert verdict["early_stop"]["fd_heldout"] == 15
+
+
+def test_mixing_stays_on_the_segment_to_a_neighbor():
+    moved = Mixing(POINTS, TABLE)(POINTS[INDEX], INDEX, Generator().manual_seed(1))
+    for i, x in zip(INDEX.tolist(), moved):
+        others = POINTS[TABLE.index[i]]
+        direct = (others - POINTS[i]).flatten(1).norm(dim=1)
+        around = (x - POINTS[i]).flatten().norm() + (others - x).flatten(1).norm(dim=1)
+        assert float((around - direct).min()) < 1e-5
+
+
+def test_a_band_keeps_training_images_below_and_moves_them_above():
+    tangents = Tangents(TangentSmoothed(SCHEDULE, POINTS, TABLE, 0.7))
+    target = Band(tangents, NoiseConditional(SCHEDULE), 0.5)(POINTS[INDEX], INDEX, Generator().manual_seed(1))
+    still = (target.denoised == POINTS[INDEX]).flatten(1).all(1)
+    assert torch.equal(still, target.sigma <= 0.5)
+    assert 0 < int(still.sum()) < len(INDEX)
+    spread = ((target.x - target.denoised).flatten(1).square().mean(1).sqrt() / target.sigma).mean()
+    assert float(spread) == pytest.approx(1, abs=0.1)
+
+
+def test_a_floor_is_the_posterior_mean_at_the_floor():
+    base = TemperatureSmoothed(SCHEDULE, POINTS, TABLE, 1.0)
+    target = Floored(base, 0.8)(POINTS[INDEX], INDEX, Generator().manual_seed(1))
+    low = (target.sigma <= 0.8).nonzero()[:, 0]
+    i = int(low[0])
+    group = torch.cat([INDEX[i : i + 1], TABLE.index[INDEX[i]]])
+    r2 = (POINTS[group].double() - target.x[i].double()).flatten(1).square().sum(1)
+    weights = (-r2 / (2 * 0.8**2)).softmax(0)
+    expected = torch.einsum("k,kchw->chw", weights, POINTS[group].double())
+    assert torch.allclose(target.denoised[i].double(), expected, atol=1e-5)
+    high = target.sigma > 0.8
+    assert torch.equal(target.denoised[high], POINTS[INDEX][high])
+
+
+def test_the_literal_form_is_not_told_the_noise():
+    base = TemperatureSmoothed(SCHEDULE, POINTS, TABLE, 1.0)
+    target = Literal(base, 0.05, 5.0)(POINTS[INDEX], INDEX, Generator().manual_seed(1))
+    assert target.condition is None
+    assert bool(target.denoised.isfinite().all())
+
+
+def test_a_displacement_goes_before_the_objective():
+    moved = Displaced(Mixing(POINTS, TABLE), NoiseConditional(SCHEDULE))(
+        POINTS[INDEX], INDEX, Generator().manual_seed(1)
+    )
+    again = Mixing(POINTS, TABLE)(POINTS[INDEX], INDEX, Generator().manual_seed(1))
+    assert torch.equal(moved.denoised, again)
+
+
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.objective is not None])
+def test_every_changed_objective_can_be_built_and_called(name):
+    method = METHODS[name]
+    ready = prepare(Recipe(network="mlp", **method.recipe), POINTS)
+    assert method.objective is not None
+    target = method.objective(ready, POINTS)(POINTS[INDEX], INDEX, Generator().manual_seed(0))
+    assert (target.condition is None) == (method.recipe["objective"] == "unconditional")
+    assert bool(target.denoised.isfinite().all())
+
+
+@pytest.mark.slow
+def test_a_study_resumes_and_repeats_itself(tmp_path, monkeypatch):
+    plan = replace(PLAN, seeds=(0,), n_samples=12)
+    first = study(plan, tmp_path, progress=False)
+    assert [r["steps"] for r in first["rows"] if r["method"] == "tangent"] == list(looks(8))
+    assert (tmp_path / "report.html").read_text().count("<h1") == 1
+    kept = sorted((tmp_path / "cells").iterdir())
+    kept[0].write_text("{")  # damaged: run again; the other one is read
+    second = study(plan, tmp_path, progress=False)
+    assert second["provenance"]["reused"] == 1
+    clean = [{k: v for k, v in r.items() if not k.endswith("seconds")} for r in first["rows"]]
+    assert clean == [{k: v for k, v in r.items() if not k.endswith("seconds")} for r in second["rows"]]
+    assert json.loads((tmp_path / "study.json").read_text())["schema"] == 1
+
+
+@pytest.mark.slow
+def test_a_cell_of_two_sets_never_trains_on_held_out_images():
+    base = cells(replace(PLAN, heldout="digits[1000:1100]", data="digits[:60]", seeds=(0,)))[0]
+    assert isinstance(base, Cell)
+    rows = run(replace(base, n_train=30, n_drawn=30, n_heldout=40, n_samples=12, looks=(8,)))
+    assert len(rows) == 1
+    assert rows[0]["heldout_memorized_fraction"] < 0.5
