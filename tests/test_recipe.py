@@ -1,0 +1,142 @@
+"""From a recipe to a trained model: every process with every objective, classes, flips, starting from a model."""
+
+import warnings
+
+import pytest
+import torch
+
+from temperance.data import load
+from temperance.denoiser import PREDICTIONS
+from temperance.hub import load as load_model
+from temperance.hub import save
+from temperance.network import Blind, Parameterized
+from temperance.objective import Labeled, Weighted
+from temperance.recipe import OBJECTIVES, PROCESSES, Recipe, fit, prepare
+from temperance.sample import Noise, adaptive, heun, integrate
+from temperance.schedule import levels
+from temperance.train import Settings
+
+IMAGES = load("digits[:120]")
+POINTS = IMAGES.tensor()
+LABELS = torch.from_numpy(IMAGES.labels)
+SHORT = Settings(steps=3, batch_size=16)
+
+
+def trained(recipe, settings=SHORT, **given):
+    ready = prepare(recipe, POINTS, **given)
+    classes = [str(i) for i in range(given.get("classes", 0))]
+    return ready, fit(ready, POINTS, settings, progress=False, device="cpu", classes=classes)
+
+
+def drawn(model, n=8):
+    sampler = heun if model.told else adaptive
+    noise = Noise(0, range(n))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        labels = model.labels(range(n))
+        return integrate(
+            sampler, lambda x, s: model.denoiser(x, s, *labels), model.shape, levels(model.schedule, 12), noise
+        )
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_process_trains_with_every_objective(tmp_path, process, objective):
+    ready, model = trained(Recipe(objective, process, h=0.5, sigma_collapse=1.0, temperature=3.0))
+    assert (ready.recipe.process, ready.recipe.prediction) == (process, PROCESSES[process])
+    assert drawn(model).x.isfinite().all()
+    save(tmp_path / "model", model)
+    assert torch.equal(drawn(load_model(tmp_path)).x, drawn(model).x)
+    blind = objective == "unconditional"
+    assert isinstance(model.denoiser, Blind) == (blind and process in ("edm", "ve"))
+    if isinstance(model.denoiser, Parameterized):
+        assert model.denoiser.told != blind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", ["vp", "flow"])
+def test_a_longer_run_samples_images_of_the_right_size(process):
+    _, model = trained(Recipe("conditional", process), Settings(steps=400, batch_size=64))
+    found = drawn(model, 32)
+    rms = float(POINTS.square().mean().sqrt())
+    assert bool(found.converged.all())
+    assert 0.7 * rms < float(found.x.square().mean().sqrt()) < 1.3 * rms
+
+
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+@pytest.mark.parametrize("process", PROCESSES)
+def test_every_prediction_has_its_own_weight(process, predicts):
+    ready, model = trained(Recipe("conditional", process, predicts))
+    assert model.denoiser.predicts == predicts and drawn(model).x.isfinite().all()
+    index = torch.arange(20)
+    target = ready.objective(POINTS[index], index, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(target.weight, PREDICTIONS[predicts].weight(target.sigma))
+    assert isinstance(ready.objective, Weighted) == (predicts != PROCESSES[process])
+
+
+@pytest.mark.parametrize("objective", ["tangent", "temperature"])
+def test_a_class_conditional_recipe_keeps_neighbors_in_the_class(objective):
+    recipe = Recipe(objective, k=4, h=0.5, sigma_collapse=1.0, temperature=3.0, class_conditional=True)
+    ready, model = trained(recipe, labels=LABELS, classes=10)
+    assert isinstance(ready.objective, Labeled)
+    table = ready.objective.objective.neighbors
+    assert bool((LABELS[table.index] == LABELS[:, None]).all())
+    assert model.classes == tuple("0123456789")
+    assert drawn(model).x.isfinite().all()
+
+
+def test_flips_double_the_rows_and_their_labels():
+    recipe = Recipe(k=4, h=0.5, class_conditional=True, flips=True)
+    ready, _ = trained(recipe, labels=LABELS, classes=10)
+    index = torch.arange(240)
+    rows = torch.cat([POINTS, POINTS.flip(3)])
+    target = ready.objective(rows[index], index, torch.Generator().manual_seed(0))
+    assert torch.equal(target.label, LABELS.repeat(2))
+    assert torch.equal(ready.objective.objective.points, rows)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_init_goes_on_from_a_models_weights(tmp_path, process):
+    _, model = trained(Recipe("conditional", process))
+    save(tmp_path / "model", model)
+    ready = prepare(Recipe("tangent", h=0.5, init=str(tmp_path)), POINTS)
+    assert ready.recipe.process == process and ready.schedule == model.schedule and ready.denoiser.training
+    old, new = model.denoiser.state_dict(), ready.denoiser.state_dict()
+    assert all(torch.equal(old[key], new[key]) for key in old)
+    tuned = fit(ready, POINTS, SHORT, progress=False, device="cpu")
+    assert any(not torch.equal(old[key], value) for key, value in tuned.denoiser.state_dict().items())
+
+
+def test_a_model_that_does_not_fit_is_refused(tmp_path):
+    _, model = trained(Recipe("conditional", "vp"))
+    save(tmp_path / "model", model)
+    path = str(tmp_path)
+    with pytest.raises(ValueError, match="noise-conditional"):
+        prepare(Recipe("unconditional", init=path), POINTS)
+    with pytest.raises(ValueError, match="predicts v, not eps"):
+        prepare(Recipe("conditional", "vp", "eps", init=path), POINTS)
+    with pytest.raises(ValueError, match="knows 0 classes"):
+        prepare(Recipe("conditional", init=path, class_conditional=True), POINTS, labels=LABELS, classes=10)
+    with pytest.raises(ValueError, match="set --size"):
+        prepare(Recipe("conditional", init=path), POINTS[:, :, :4])
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({"process": "ddpm"}, "process must be one of edm, ve, vp, flow"),
+        ({"prediction": "score"}, "prediction must be one of"),
+        ({"process": "vp", "prediction": "preconditioned"}, "edm and ve"),
+        ({"objective": "unconditional", "prediction": "eps"}, "noise-unconditional"),
+    ],
+)
+def test_bad_recipes_are_refused(given, word):
+    with pytest.raises(ValueError, match=word):
+        Recipe(**given)
+
+
+def test_classes_need_labels_and_enough_images():
+    with pytest.raises(ValueError, match="needs labels"):
+        prepare(Recipe(class_conditional=True), POINTS)
+    with pytest.raises(ValueError, match="in every class"):
+        prepare(Recipe(k=20, class_conditional=True), POINTS, labels=LABELS, classes=10)
