@@ -49,7 +49,7 @@ def _values(report: dict[str, Any], name: str) -> dict[str, float]:
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else "use one of these"
         raise ValueError(f"{name!r} is no measure of this report; expected {', '.join(known)}; {hint}")
-    values = {encoder: figures[name] for encoder, figures in every.items() if figures.get(name) is not None}
+    values = {encoder: float(figures[name]) for encoder, figures in every.items() if figures.get(name) is not None}
     if not values:
         raise ValueError(
             f"{name} was not measured, so its limit cannot be checked; it may need --heldout or more images"

@@ -48,4 +48,4 @@ class Encoded:
             # uint8 pixels are finite: encode's checks and bar would cost more than the features.
             plain = isinstance(self.encoder, Pixels)
             parts.append(self.encoder(x) if plain else encode(self.encoder, x, progress=self.progress))
-        return torch.cat(parts)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from temperance.distance import Neighbors, Rows, duplicates, nearest
 
-QUERIES, POINTS = 4096, 8192  # rows and training points that are in memory at a time
+QUERIES, POINTS = 4096, 4096  # rows and training points that are in memory at a time
 
 
 class Proximity(NamedTuple):
@@ -46,7 +46,7 @@ def proximity(
     Raises:
         ValueError: if all training points are duplicates of each other.
 
-    Cost: 2 n m f flops; blocks of at most 8,192 points and 4,096 rows are in memory at a time.
+    Cost: 2 n m f flops; blocks of at most 4,096 points and 4,096 rows are in memory at a time.
     """
     group = duplicates(train) if group is None else group
     if len(group.unique()) < 2:

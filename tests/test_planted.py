@@ -1,0 +1,354 @@
+"""Copy detection with error control: disguises, the null, planted controls, sharing and resuming."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import distributed, multiprocessing
+
+from temperance import metrics as tm
+from temperance.auditing import as_json, audit
+from temperance.auditing.blocks import in_blocks
+from temperance.auditing.combined import combine
+from temperance.auditing.comparison import comparison_page, read_report, side_by_side
+from temperance.auditing.gate import broken
+from temperance.auditing.matching import Matcher, see, undone, view_name
+from temperance.auditing.planted import controls, disguises
+from temperance.data import Images
+from temperance.report import html
+
+DIGITS = (
+    (load_digits().images / 16 * 255).round().astype(np.uint8)[..., None][np.random.default_rng(0).permutation(1797)]
+)
+TRAIN, HELDOUT, REST = DIGITS[:100], DIGITS[100:900], DIGITS[900:]
+
+
+def fields(n, seed, side=16, channels=3):
+    """Smooth random images, uint8: waves of a few random frequencies."""
+    draw = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] / side
+    k = draw.uniform(-2.5, 2.5, (n, 6, 2))
+    phase = draw.uniform(0, 2 * np.pi, (n, 6, 1, 1, channels))
+    wave = np.cos(2 * np.pi * (k[..., 0, None, None] * x + k[..., 1, None, None] * y)[..., None] + phase)
+    return (127 + 20 * wave.sum(1)).clip(0, 255).round().astype(np.uint8)
+
+
+COLOR, UNSEEN = fields(60, 0), fields(150, 1)
+
+
+@pytest.fixture(scope="module")
+def matcher():
+    return Matcher(Images(COLOR))
+
+
+def matched(matcher, pixels):
+    near = tm.proximity(Images(pixels).tensor().flatten(1), matcher.train.tensor().flatten(1))
+    return matcher(Images(pixels), near.index)
+
+
+@pytest.mark.parametrize("kind", ["exact", "flipped", "shifted", "jpeg", "jpeg_other"])
+def test_a_disguised_copy_is_at_no_distance_from_its_source(matcher, kind):
+    found = matched(matcher, disguises(Images(COLOR), 3)[kind].pixels)
+    assert found.index.tolist() == list(range(60))
+    unseen = matched(matcher, UNSEEN).distance
+    limit = 0.1 * float(unseen.min()) if kind == "jpeg_other" else 1e-4
+    share = float((found.distance <= limit).double().mean())
+    assert share >= 0.95 if "jpeg" in kind else share == 1  # where quality 50 does less harm than 75, it is not tried
+
+
+@pytest.mark.parametrize("kind", ["brightened", "cropped"])
+def test_a_relit_or_cropped_copy_is_nearest_to_its_source(matcher, kind):
+    found = matched(matcher, disguises(Images(COLOR), 3)[kind].pixels)
+    assert float((found.index == torch.arange(60)).double().mean()) >= 0.95
+    assert float(found.distance.median()) < 0.5 * float(matched(matcher, UNSEEN).distance.min())
+
+
+def test_the_view_is_named_and_undone(matcher):
+    wide = np.pad(COLOR[:1], ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
+    moved = np.ascontiguousarray(wide[:, 1:17, 4:20][:, :, ::-1])  # two to the left, one down, mirrored
+    found = matched(matcher, moved)
+    name = view_name(int(found.view), (16, 16, 3))
+    assert name.startswith("mirrored, shifted by") and float(found.distance) < 1e-4
+    over = undone(Images(moved).tensor(), int(found.view))
+    inner = (..., slice(2, -2), slice(2, -2))
+    assert torch.equal(over[inner], Images(COLOR[:1]).tensor()[inner])
+    assert view_name(0, (16, 16, 3)) == "as it is"
+
+
+def test_the_distance_is_what_its_definition_says(matcher):
+    """Against all views and all training images, one pair at a time in float64; no unseen image needs a recoding."""
+    found = matched(matcher, UNSEEN[:6])
+    train = Images(COLOR).tensor()
+    luma = torch.tensor(((0.299, 0.587, 0.114), (-0.1687, -0.3313, 0.5), (0.5, -0.4187, -0.0813)))
+    for row, view, index, distance in zip(UNSEEN[:6], found.view, found.index, found.distance):
+        if "cropped" in view_name(int(view), (16, 16, 3)) or "JPEG" in view_name(int(view), (16, 16, 3)):
+            continue
+        x = undone(Images(row[None]).tensor(), int(view))
+        a, b = (see(torch.einsum("kc,nchw->nkhw", luma, z), 2) for z in (x, train[index][None]))
+        va, vb = a.vector[0].double(), b.vector[0].double()
+        gain = min(1.25, max(0.8, float((va @ vb) / (vb @ vb))))
+        excess = max(0.0, abs(float(a.mean.double() - gain * b.mean.double())) - 0.25)
+        assert float(distance) == pytest.approx(float((va - gain * vb).norm() ** 2 + 144 * excess**2) ** 0.5, abs=2e-5)
+
+
+def test_jpeg_is_what_a_file_would_hold():
+    buffer = io.BytesIO()
+    Image.fromarray(COLOR[0]).save(buffer, "JPEG", quality=75)
+    assert np.array_equal(disguises(Images(COLOR), 0)["jpeg"].pixels[0], np.asarray(Image.open(buffer)))
+
+
+def test_matches_do_not_depend_on_batch_or_order(matcher):
+    whole = matched(matcher, UNSEEN)
+    order = torch.randperm(150, generator=torch.Generator().manual_seed(0))
+    turned = matched(matcher, UNSEEN[order.numpy()])
+    assert torch.equal(turned.index, whole.index[order])
+    assert torch.allclose(turned.distance, whole.distance[order], atol=2e-5)
+    single = matched(matcher, UNSEEN[7:8])
+    assert int(single.index) == int(whole.index[7]) and float(single.distance) == pytest.approx(
+        float(whole.distance[7]), abs=2e-5
+    )
+
+
+# The null -------------------------------------------------------------------------------------------------------------
+
+
+def power_law(m, seed, power=6.0):
+    """Distances with P(d < t) = t^power."""
+    return torch.rand(m, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) ** (1 / power)
+
+
+def test_the_fitted_tail_gives_the_p_values_of_a_power_law():
+    null = tm.fit_null(power_law(2000, 0), 1000, 0.05)
+    assert null.kind == "tail" and null.shape < 0.2
+    for p in (0.05, 0.01, 1e-3, 1e-4):
+        assert p / 3 < float(null.p(torch.tensor([p ** (1 / 6)]))) < 3 * p
+    t = torch.linspace(0, 1.2, 200)
+    assert bool((null.p(t).diff() >= -1e-12).all())
+    assert float(null.p(torch.zeros(1))) == null.least == pytest.approx(1 / 2001 / 1000)
+
+
+def test_p_values_of_unseen_images_are_uniform_and_small_ones_rare():
+    false = torch.tensor([0.0, 0.0])
+    for seed in range(60):
+        null = tm.fit_null(power_law(200, seed), 1000, 0.05)
+        p = null.p(power_law(1000, 1000 + seed))
+        false += torch.tensor([float((p <= 0.05).double().mean()), float(tm.benjamini_hochberg(p, 0.05).any())])
+    share, families = (false / 60).tolist()
+    assert share == pytest.approx(0.05, abs=0.01)
+    assert families <= 0.15  # nothing is copied: any flag is a false one
+
+
+def test_near_twins_among_held_out_images_make_the_tail_heavier():
+    plain = power_law(500, 0)
+    twins = torch.cat([plain, torch.full((8,), 1e-3).double() * torch.linspace(1, 3, 8)])
+    at = torch.tensor([5e-3])
+    assert float(tm.fit_null(twins, 1000, 0.05).p(at)) > 100 * float(tm.fit_null(plain, 1000, 0.05).p(at))
+
+
+def test_counting_is_used_where_it_is_enough_and_where_a_tail_cannot_be_fitted():
+    assert tm.fit_null(power_law(30, 0), 1000, 0.05).kind == "conformal"
+    enough = tm.fit_null(power_law(500, 0), 10, 0.05)
+    assert enough.kind == "conformal"
+    d = power_law(40, 2)
+    assert torch.equal(enough.p(d), tm.p_values(d, enough.distance))
+
+
+def test_held_out_images_that_are_training_images_leave_the_null():
+    d = torch.cat([power_law(200, 0), torch.zeros(5)])
+    null = tm.fit_null(d, 1000, 0.05)
+    assert (null.identical, len(null.distance)) == (5, 200)
+    overlapping = tm.fit_null(torch.zeros(100), 1000, 0.05)
+    assert overlapping.kind == "conformal" and float(overlapping.p(torch.zeros(1))) == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 20), st.integers(1, 20))
+def test_adding_copies_never_lowers_what_is_measured(have, more):
+    def measured(copies):
+        pixels = np.concatenate([TRAIN[:copies], REST[:40]])
+        near = tm.proximity(Images(pixels).tensor().flatten(1), Images(TRAIN).tensor().flatten(1))
+        return tm.memorized_fraction(near).value
+
+    assert measured(have + more) >= measured(have)
+
+
+# Planted controls -----------------------------------------------------------------------------------------------------
+
+
+def test_controls_find_what_is_easy_and_miss_what_is_impossible():
+    heldout, group = power_law(600, 0), torch.arange(60)
+
+    def match(images):
+        exact = (images.pixels == COLOR[chosen]).all((1, 2, 3))
+        return torch.as_tensor(chosen), torch.where(torch.as_tensor(exact), 0.0, 0.9).double()
+
+    chosen = torch.randperm(60, generator=torch.Generator().manual_seed(5))[:100].numpy()
+    found = controls(Images(COLOR), heldout, group, match, 0.05, 5)
+    assert found is not None
+    kinds = found["kinds"]
+    assert kinds["exact"]["recall"] == 1 and kinds["exact"]["source_named"] == 1
+    assert kinds["flipped"]["recall"] < 0.05  # as far away as unseen images are
+    assert all(point["false"] <= point["fdr"] + 0.1 for point in kinds["exact"]["curve"])
+    assert (found["calibration"], found["negatives"]) == (300, 300)
+
+
+def test_controls_need_held_out_images():
+    assert controls(Images(COLOR), torch.ones(19), torch.arange(60), lambda _: pytest.fail("asked"), 0.05, 0) is None
+
+
+@pytest.fixture(scope="module")
+def report():
+    generated = np.concatenate([COLOR[:3], np.ascontiguousarray(COLOR[3:6, :, ::-1]), fields(60, 2)])
+    return audit(COLOR, generated, UNSEEN)
+
+
+def test_every_report_holds_planted_controls(report):
+    found = as_json(report)["planted"]["pixels"]
+    assert set(found["kinds"]) == {"exact", "flipped", "shifted", "jpeg", "jpeg_other", "brightened", "cropped"}
+    for kind in ("exact", "flipped", "shifted", "jpeg"):
+        assert found["kinds"][kind]["recall"] >= 0.95 and found["kinds"][kind]["fdr"] <= 0.05
+
+
+def test_single_copies_are_flagged_through_the_tail_and_it_is_said(report):
+    found = as_json(report)
+    assert {c["generated"] for c in found["copies"] if c["flagged"]} == set(range(6))
+    assert all(c["train"] == c["generated"] for c in found["copies"] if c["flagged"])
+    assert {c["view"] for c in found["copies"] if 3 <= c["generated"] < 6} == {"mirrored"}
+    assert found["encoders"]["pixels"]["null"]["kind"] == "tail"
+    assert all(c["p_conformal"] >= 1 / 151 > c["p_value"] for c in found["copies"] if c["flagged"])
+    assert any("Pareto tail" in note for note in found["provenance"]["settings"]["notes"])
+
+
+def test_held_out_images_as_generated_are_at_their_null():
+    found = as_json(audit(TRAIN, DIGITS[900:1700], HELDOUT, quality_limit=2))["encoders"]["pixels"]
+    assert found["copy_auc"] == pytest.approx(0.5, abs=0.03)
+    assert found["flagged"] <= 2
+    assert found["memorized_fraction"] == pytest.approx(found["heldout_memorized_fraction"], abs=0.005)
+
+
+def test_a_copycat_is_caught():
+    found = as_json(audit(TRAIN, TRAIN, HELDOUT, quality_limit=2))["encoders"]["pixels"]
+    assert (found["memorized_fraction"], found["copy_auc"], found["flagged"]) == (1, 1, 100)
+
+
+def test_copies_of_duplicated_training_images_are_flagged_and_all_named():
+    train = np.concatenate([TRAIN, TRAIN[:2], TRAIN[:1]])
+    found = as_json(audit(train, np.concatenate([TRAIN[:2], REST[:50]]), HELDOUT, quality_limit=2))
+    first = {c["generated"]: c for c in found["copies"]}
+    assert first[0]["train"] == 0 and first[0]["train_duplicates"] == [100, 102] and first[0]["flagged"]
+    assert first[1]["train_duplicates"] == [101] and first[1]["ratio"] == 0
+
+
+def test_encoders_are_combined_by_bonferroni():
+    p = {"a": torch.tensor([1e-4, 0.5, 0.9]), "b": torch.tensor([0.7, 1e-3, 0.8])}
+    found = combine(p, Images(COLOR[:3]), 0.05)
+    assert found is not None
+    assert [(i["generated"], i["encoder"]) for i in found["images"]] == [(0, "a"), (1, "b")]
+    assert found["images"][0]["p_value"] == pytest.approx(2e-4)
+    assert combine({"a": p["a"]}, Images(COLOR[:3]), 0.05) is None
+
+
+# Blocks: sharing and resuming -----------------------------------------------------------------------------------------
+
+
+def test_finished_blocks_are_found_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("temperance.auditing.blocks.ROWS", 10)
+    done = []
+
+    def compute(rows):
+        if rows.start == 20 and len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(rows.start)
+        return torch.arange(rows.start, rows.stop)[:, None]
+
+    with pytest.raises(KeyboardInterrupt):
+        in_blocks(35, 1, compute, name="a", work=tmp_path)
+    done.append(-1)
+    out = in_blocks(35, 1, compute, name="a", work=tmp_path)
+    assert out[:, 0].tolist() == list(range(35)) and done == [0, 10, -1, 20, 30]
+    in_blocks(35, 1, compute, name="another", work=tmp_path)
+    assert len(done) == 9
+
+
+def test_an_interrupted_audit_goes_on_to_the_same_report(tmp_path, monkeypatch):
+    monkeypatch.setattr("temperance.auditing.blocks.ROWS", 40)
+    whole = audit(TRAIN, REST[:100], HELDOUT[:100], quality_limit=2)
+    calls = []
+    real = tm.proximity
+
+    def stopping(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("temperance.metrics.proximity", stopping)
+        audit(TRAIN, REST[:100], HELDOUT[:100], quality_limit=2, work=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    assert as_json(audit(TRAIN, REST[:100], HELDOUT[:100], quality_limit=2, work=tmp_path)) == as_json(whole)
+
+
+def _rank(rank, world, folder):
+    import temperance.auditing.blocks as blocks
+
+    torch.set_num_threads(1)
+    blocks.ROWS = 16
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
+    _write(world, rank, Path(folder))
+    distributed.destroy_process_group()
+
+
+def _write(world, rank, folder):
+    report = audit(TRAIN, np.concatenate([TRAIN[:3], REST[:50]]), HELDOUT[:120], quality_limit=2)
+    (folder / f"{world}-{rank}.json").write_text(json.dumps(as_json(report), sort_keys=True))
+
+
+@pytest.mark.slow
+def test_one_two_and_three_ranks_write_the_same_report(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("temperance.auditing.blocks.ROWS", 16)
+        _write(1, 0, tmp_path)
+    for world in (2, 3):
+        multiprocessing.spawn(_rank, (world, str(tmp_path)), nprocs=world)
+    texts = {p.read_text() for p in tmp_path.glob("*.json")}
+    assert len(list(tmp_path.glob("*.json"))) == 6 and len(texts) == 1
+
+
+# Gates and comparisons ------------------------------------------------------------------------------------------------
+
+
+def test_gates_hold_every_measure_in_every_encoder(report):
+    found = as_json(report)
+    assert broken(found, ["0.99", "copy_auc=0.99", "flagged=6"], ["recall=0"]) == []
+    (message,) = broken(found, ["flagged=5"], [])
+    assert "flagged 6 in pixels is above --fail-above flagged=5" in message
+    assert len(broken(found, ["0.01", "flagged_fraction=0.01"], ["precision=1.1"])) == 3
+    with pytest.raises(ValueError, match="did you mean copy_auc"):
+        broken(found, ["copy_au=1"], [])
+    with pytest.raises(ValueError, match="MEASURE=NUMBER, got 'copy_auc=low'"):
+        broken(found, ["copy_auc=low"], [])
+
+
+def test_two_reports_stand_side_by_side(report, tmp_path):
+    a = as_json(report)
+    b = as_json(audit(COLOR, fields(66, 2), UNSEEN))
+    (tmp_path / "report.json").write_text(json.dumps(a))
+    found = side_by_side(read_report(tmp_path), b)
+    rows, flagged = found["encoders"]["pixels"], b["encoders"]["pixels"]["flagged"]
+    assert (rows["flagged"]["a"], rows["flagged"]["b"], rows["flagged"]["difference"]) == (6, flagged, flagged - 6)
+    assert rows["memorized_fraction"]["null_a"] == rows["memorized_fraction"]["null_b"]
+    assert found["warnings"] == []
+    assert "Side by side" in html(comparison_page(found, ("a.json", "b.json")))
+    b["provenance"]["sha256"]["train"] = "other"
+    assert "different train sets" in side_by_side(a, b)["warnings"][0]
+    (tmp_path / "report.json").write_text(json.dumps({**a, "schema": 99}))
+    with pytest.raises(ValueError, match="schema 99"):
+        read_report(tmp_path / "report.json")
