@@ -38,7 +38,7 @@ def audit(
     quiet: Quiet = False,
     offline: Offline = False,
     json_: AsJson = False,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Test generated images for copies of the training images, with held-out images as the null.
 
     An interrupted audit goes on where it was if the same command is given again. Under torchrun, processes share it.
@@ -71,8 +71,8 @@ def audit(
             write(report, out)
             shutil.rmtree(out / WORK, ignore_errors=True)
     found = as_json(report)
-    if not first:
-        return found
+    if not first:  # one report, one JSON object
+        return None
     say(quiet, json_, "\n".join([*_summary(found), f"report: {out / 'report.html'}"]))
     _check(found, fail_above or [], fail_below or [], out, json_)
     return found
