@@ -54,10 +54,10 @@ def direct(
 ) -> Float[Tensor, "batch k"]:
     """Squared distances of each row to its own `k` points, by differences in float64: exact at ties, 0 at duplicates.
 
-    Cost: 3 * batch * k * d flops, in blocks of at most 128 MB.
+    Cost: 3 * batch * k * d flops, in blocks of which three or four are in memory, each at most 32 MB.
     """
     out = torch.empty(index.shape, dtype=torch.float64, device=x.device)
-    rows = max(1, BLOCK // max(1, index.shape[1] * x.shape[1]))
+    rows = max(1, BLOCK // 4 // max(1, index.shape[1] * x.shape[1]))
     for start in range(0, len(x), rows):
         part = slice(start, start + rows)
         out[part] = (points[index[part]].double() - x[part, None].double()).square_().sum(-1)

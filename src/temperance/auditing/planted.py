@@ -122,7 +122,7 @@ def _curves(
             for i, level in enumerate(levels):
                 flagged = tm.benjamini_hochberg(p, level)
                 hits, false = int(flagged[: len(planted)].sum()), int(flagged[len(planted) :].sum())
-                total[kind][i] += torch.tensor([hits / len(planted), false / max(1, hits + false)])
+                total[kind][i] += torch.tensor([hits / len(planted), false / max(1, hits + false)], dtype=torch.float64)
     mean = {kind: (sums / ROUNDS).tolist() for kind, sums in total.items()}
     curves = {
         kind: [{"fdr": e, "recall": r, "false": f} for e, (r, f) in zip(levels, rows)] for kind, rows in mean.items()
