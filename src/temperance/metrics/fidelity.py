@@ -85,7 +85,7 @@ def _moments(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """The mean, and an upper-triangular R with R^T R = covariance, by streaming QR in float64."""
     if len(x) < 2:
         raise ValueError(f"{name} holds {len(x)} image; a Frechet distance needs at least 2")
-    rows = max(ROWS, x.shape[1] // 2)
+    rows = max(ROWS, x.shape[1])
     mean = torch.stack([part.double().sum(0) for part in x.split(rows)]).sum(0) / len(x)
     factor = torch.empty(0, x.shape[1], dtype=torch.float64, device=x.device)
     for part in x.split(rows):
