@@ -13,6 +13,7 @@ from temperance.recipe import Recipe, prepare
 from temperance.schedule import Edm
 from temperance.study import METHODS, Cell, Plan, cells, run, study
 from temperance.study.advice import against_early_stop, memorization_step, scaling
+from temperance.study.methods import add_dropout
 from temperance.study.objectives import Band, Displaced, Floored, Literal, Mixing, Tangents
 from temperance.study.plan import looks
 
@@ -151,6 +152,19 @@ def test_every_changed_objective_can_be_built_and_called(name):
     target = method.objective(ready, POINTS)(POINTS[INDEX], INDEX, Generator().manual_seed(0))
     assert (target.condition is None) == (method.recipe["objective"] == "unconditional")
     assert bool(target.denoised.isfinite().all())
+
+
+@pytest.mark.parametrize("kind", ["mlp", "unet"])
+def test_dropout_reaches_the_network(kind):
+    points = torch.randn(20, 1, 8, 8, generator=Generator().manual_seed(0)).clamp(-1, 1)
+    ready = prepare(Recipe(objective="conditional", network=kind), points)
+    for weight in ready.denoiser.parameters():
+        weight.data.normal_(0, 0.1, generator=Generator().manual_seed(weight.numel()))
+    add_dropout(ready.denoiser.train(), 0.5)
+    x, sigma = points[:4], torch.ones(4)
+    assert not torch.equal(ready.denoiser(x, sigma), ready.denoiser(x, sigma))
+    ready.denoiser.eval()
+    assert torch.equal(ready.denoiser(x, sigma), ready.denoiser(x, sigma))
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from temperance.diagnostics import collapse_sigma
 from temperance.distance import neighbors
+from temperance.network import ResidualMlp
 from temperance.objective import Objective
 from temperance.recipe import Prepared, Recipe, prepare
 from temperance.study.objectives import Band, Displaced, Floored, Literal, Mixing, Tangents, levels
@@ -96,10 +97,19 @@ METHODS: dict[str, Method] = {
 
 
 def add_dropout(network: nn.Module, p: float) -> None:
-    """Give every residual block of a network a dropout of `p`; blocks that have one already take the new rate."""
+    """Give every residual block of a network a dropout of `p`; blocks that have one already take the new rate.
+
+    Raises:
+        ValueError: if the network has neither.
+    """
     found = [m for m in network.modules() if isinstance(m, nn.Dropout)]
     for layer in found:
         layer.p = p
-    if not found:
-        for block in getattr(network, "blocks", ()):
-            block.append(nn.Dropout(p))
+    if found:
+        return
+    blocks = [block for m in network.modules() if isinstance(m, ResidualMlp) for block in m.blocks]
+    if not blocks:
+        raise ValueError(f"{type(network).__name__} has no place for dropout")
+    for block in blocks:
+        assert isinstance(block, nn.Sequential)
+        block.append(nn.Dropout(p))
