@@ -54,7 +54,8 @@ def one_line_errors(name: str) -> Iterator[None]:
     except (ValueError, OSError) as error:
         fail(name, error, 2)
     except KeyboardInterrupt:
-        fail(name, RuntimeError("interrupted; what was written is complete, --resume continues training"), 130)
+        text = "interrupted; what was written is complete: train and sample go on with --resume, audit and study as they are"
+        fail(name, RuntimeError(text), 130)
 
 
 def fail(name: str, error: Exception, code: int) -> None:
