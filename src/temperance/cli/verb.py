@@ -54,7 +54,7 @@ def one_line_errors(name: str) -> Iterator[None]:
     except (ValueError, OSError) as error:
         fail(name, error, 2)
     except KeyboardInterrupt:
-        text = "interrupted; what was written is complete: train and sample go on with --resume, audit and study as they are"
+        text = "interrupted; what was written is complete: train and sample take --resume, audit and study just go on"
         fail(name, RuntimeError(text), 130)
 
 
