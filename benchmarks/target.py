@@ -51,7 +51,9 @@ def compare(d: int, k: int, batch: int, n: int = 50_000) -> dict:
     row = {"d": d, "k": k, "batch": batch}
     row["temperature_vs_gather"] = r["gather_temperature"] / r["temperature"]
     # The noise every objective draws is not part of the target.
-    row["tangent_vs_gather"] = r["gather_tangent"] / max(r["tangent"] - r["noise"], 1e-9)
+    if r["tangent"] <= r["noise"]:
+        raise SystemExit("timings are too noisy to tell the target from its noise draw: run again on a quieter machine")
+    row["tangent_vs_gather"] = r["gather_tangent"] / (r["tangent"] - r["noise"])
     say(f"d {d} k {k} batch {batch}: {row}")
     return row
 
