@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from benchmarks.common import say, show
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -28,19 +29,7 @@ from temperance.denoiser import denoised_from_eps, denoised_from_velocity, expan
 from temperance.hub import Model
 from temperance.network import Preconditioned
 from temperance.recipe import Recipe, fit, prepare
-from temperance.sample import (
-    Noise,
-    NotConverged,
-    Sampler,
-    adaptive,
-    ancestral,
-    annealed,
-    dpm_solver,
-    heun,
-    integrate,
-    nesterov,
-    predictor_corrector,
-)
+from temperance.sample import SAMPLERS, Noise, NotConverged, integrate
 from temperance.scorecard import Yardstick, score, yardstick
 from temperance.train import Settings
 from temperance.trial import draw_sets
@@ -51,19 +40,19 @@ PLANS = {
     "digits": Plan(),
     "fashion": Plan(data="fashion[:6000]", size=16, n_train=1200),
 }
-COLUMNS: dict[str, tuple[Sampler, int, dict[str, float]]] = {  # sampler, levels, options
-    "heun 10": (heun, 10, {}),
-    "heun 20": (heun, 20, {}),
-    "dpm 20": (dpm_solver, 20, {}),
-    "dpm 40": (dpm_solver, 40, {}),
-    "ancestral 50": (ancestral, 50, {}),
-    "ancestral 1000": (ancestral, 1000, {}),
-    "pc 25": (predictor_corrector, 25, {}),
-    "pc 500": (predictor_corrector, 500, {}),
-    "adaptive .1": (adaptive, 2, {"step": 0.1}),
-    "adaptive .2": (adaptive, 2, {"step": 0.2}),
-    "nesterov .1": (nesterov, 2, {"step": 0.1}),
-    "annealed .1": (annealed, 2, {"step": 0.1}),
+COLUMNS: dict[str, tuple[str, int, dict[str, float]]] = {  # sampler, levels, options
+    "heun 10": ("heun", 10, {}),
+    "heun 20": ("heun", 20, {}),
+    "dpm 20": ("dpm", 20, {}),
+    "dpm 40": ("dpm", 40, {}),
+    "ancestral 50": ("ancestral", 50, {}),
+    "ancestral 1000": ("ancestral", 1000, {}),
+    "pc 25": ("pc", 25, {}),
+    "pc 500": ("pc", 500, {}),
+    "adaptive .1": ("adaptive", 2, {"step": 0.1}),
+    "adaptive .2": ("adaptive", 2, {"step": 0.2}),
+    "nesterov .1": ("nesterov", 2, {"step": 0.1}),
+    "annealed .1": ("annealed", 2, {"step": 0.1}),
 }
 OBJECTIVES = ("conditional", "unconditional", "temperature", "tangent")
 DEAF = ("unconditional-edm", "unconditional-eps", "unconditional-velocity")
@@ -100,12 +89,12 @@ def trained(plan: Plan, objective: str, network: str, seed: int, points: Tensor,
             hub.save(folder, fit(ready, points, settings, progress=True, device="cpu"))
         return hub.load(folder)
     denoiser = Deaf(ready.denoiser.network, float(points.square().mean().sqrt()), output)  # type: ignore[arg-type]
-    file = folder.with_suffix(".pt")
+    file = folder.with_suffix(".safetensors")
     if file.is_file():
-        denoiser.load_state_dict(torch.load(file, weights_only=True))
+        denoiser.load_state_dict(load_file(file))
         return Model(denoiser.eval(), ready.schedule, tuple(points.shape[1:]), {})  # type: ignore[arg-type]
     model = fit(replace(ready, denoiser=denoiser), points, settings, progress=True, device="cpu")
-    torch.save(model.denoiser.state_dict(), file)
+    save_file(model.denoiser.state_dict(), file)
     return model
 
 
@@ -118,7 +107,7 @@ def row(plan: Plan, model: Model, column: str, seed: int, against: Yardstick) ->
         for start in range(0, plan.n_samples, 250):
             index = range(start, min(plan.n_samples, start + 250))
             grid = model.schedule.grid(levels)
-            parts.append(integrate(sampler, model.denoiser, model.shape, grid, Noise(seed, index), **options))
+            parts.append(integrate(SAMPLERS[sampler], model.denoiser, model.shape, grid, Noise(seed, index), **options))
     drawn, _ = score(torch.cat([p.x for p in parts]).nan_to_num(0, 9, -9).clamp(-1, 1), against)
     final = torch.cat([p.final_sigma for p in parts])
     return {

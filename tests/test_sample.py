@@ -12,17 +12,17 @@ from diffusers import (
 
 from temperance.distance import nearest
 from temperance.empirical import denoise, noise_conditional
+from temperance.sample import SAMPLERS as NAMED
 from temperance.sample import (
+    SELF_PACED,
     Noise,
     NotConverged,
-    adaptive,
     ancestral,
     annealed,
     dpm_solver,
     heun,
     integrate,
     nesterov,
-    predictor_corrector,
     projected,
     residual,
 )
@@ -32,16 +32,8 @@ D = 64
 MEAN = torch.linspace(-1, 1, D)
 BASIS = torch.linalg.qr(torch.randn(D, 2, generator=torch.Generator().manual_seed(0))).Q
 STD = torch.tensor([1.0, 0.4])
-SAMPLERS = {
-    "heun": (heun, {}),
-    "predictor_corrector": (predictor_corrector, {}),
-    "dpm_solver": (dpm_solver, {}),
-    "ancestral": (ancestral, {}),
-    "adaptive": (adaptive, {"step": 0.05}),
-    "nesterov": (nesterov, {"step": 0.05}),
-    "annealed": (annealed, {"step": 0.05}),
-}
-SELF_PACED = ("adaptive", "nesterov", "annealed")
+OPTIONS = {name: {"step": 0.05} for name in SELF_PACED}
+SAMPLERS = {name: (sampler, OPTIONS.get(name, {})) for name, sampler in NAMED.items()}
 every = pytest.mark.parametrize("name", SAMPLERS)
 
 
@@ -126,10 +118,10 @@ def test_samples_do_not_depend_on_the_batch_they_are_drawn_in(name):
     ("name", "options", "nfe"),
     [
         ("heun", {}, 2 * 9 + 1),
-        ("predictor_corrector", {}, 2 * 9 + 1),
-        ("predictor_corrector", {"correctors": 0}, 9 + 1),
-        ("predictor_corrector", {"correctors": 3}, 4 * 9 + 1),
-        ("dpm_solver", {}, 9 + 1),
+        ("pc", {}, 2 * 9 + 1),
+        ("pc", {"correctors": 0}, 9 + 1),
+        ("pc", {"correctors": 3}, 4 * 9 + 1),
+        ("dpm", {}, 9 + 1),
         ("ancestral", {}, 9 + 1),
     ],
 )
@@ -326,7 +318,7 @@ def test_edm_grid_agrees_with_diffusers(steps):
 def test_plain_ancestral_steps_end_on_a_single_point():
     """For one training point the predictor is exact, whatever the steps."""
     point = torch.ones(D)
-    got = draw("predictor_corrector", lambda x, sigma: point.expand_as(x), Ve(0.1, 50.0).grid(3), n=500, correctors=0)
+    got = draw("pc", lambda x, sigma: point.expand_as(x), Ve(0.1, 50.0).grid(3), n=500, correctors=0)
     assert torch.equal(got.x, point.expand(500, -1))
     assert float(got.final_sigma.square().mean().sqrt()) == pytest.approx(0.1, rel=0.03)
 

@@ -21,26 +21,9 @@ from torch import Generator, Tensor, nn
 
 from temperance.hub import ABOUT, Unet, described
 from temperance.network import Blind, Preconditioned
-from temperance.sample import (
-    Noise,
-    Project,
-    Sampler,
-    adaptive,
-    ancestral,
-    annealed,
-    dpm_solver,
-    heun,
-    integrate,
-    nesterov,
-    predictor_corrector,
-)
+from temperance.sample import SAMPLERS, Noise, Project, integrate, walk
 from temperance.sample.ancestral import reverse_step
-from temperance.schedule import Schedule, levels
-
-PRESET: dict[str, Sampler] = {"heun": heun, "dpm": dpm_solver, "ancestral": ancestral, "pc": predictor_corrector}
-SELF_PACED: dict[str, Sampler] = {"adaptive": adaptive, "nesterov": nesterov, "annealed": annealed}
-STEPS = {"heun": 20, "dpm": 40, "ancestral": 100, "pc": 100}
-LIMIT = 400  # evaluations of a self-paced sampler
+from temperance.schedule import levels
 
 
 class TemperanceScheduler(SchedulerMixin, ConfigMixin):
@@ -61,8 +44,8 @@ class TemperanceScheduler(SchedulerMixin, ConfigMixin):
     def __init__(self, about: dict[str, Any] | None = None, sampler: str = "heun"):
         if about is None or not {"denoiser", "schedule"} <= about.keys():
             raise ValueError(f"about must hold denoiser and schedule, as {ABOUT} of a run does, got {about}")
-        if sampler not in PRESET | SELF_PACED:
-            raise ValueError(f"sampler must be one of {', '.join(PRESET | SELF_PACED)}, got {sampler!r}")
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
         self.denoiser, self.schedule = described(about, nn.Identity())
         self.sigmas = torch.empty(0)
         self.timesteps = torch.empty(0)
@@ -194,10 +177,10 @@ class TemperancePipeline(DiffusionPipeline):
         def call(x: Tensor, sigma: Tensor | None) -> Tensor:
             return denoiser(x.to(device), None if sigma is None else sigma.to(device)).cpu()
 
-        sampler, grid = _walk(name, schedule, num_inference_steps, options)
+        sampler, sigmas, limit = walk(name, schedule, num_inference_steps)
         size = self.unet.config["sample_size"]
         shape = (self.unet.config["in_channels"], *((size, size) if isinstance(size, int) else size))
-        x = integrate(sampler, call, shape, grid, noise, project=project, **options).x
+        x = integrate(sampler, call, shape, sigmas, noise, project=project, **options, **limit).x
         images: Any = (x / 2 + 0.5).clamp(0, 1)
         if output_type != "pt":
             images = images.permute(0, 2, 3, 1).numpy()
@@ -205,15 +188,6 @@ class TemperancePipeline(DiffusionPipeline):
             images = self.numpy_to_pil(images)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
-
-
-def _walk(
-    name: str, schedule: Schedule, steps: int | None, options: dict[str, Any]
-) -> tuple[Sampler, Float[Tensor, " steps"]]:
-    if name in SELF_PACED:
-        options["limit"] = steps or LIMIT
-        return SELF_PACED[name], levels(schedule, 2)
-    return PRESET[name], levels(schedule, max(2, steps or STEPS[name]))
 
 
 def _noise(generator: Generator | list[Generator] | None, count: int) -> Noise:

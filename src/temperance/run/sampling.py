@@ -19,29 +19,8 @@ from temperance.guard import ATTEMPTS, Guard
 from temperance.hub import Model
 from temperance.run.pictures import SHOWN, write_array, write_pngs, write_sheet
 from temperance.run.shards import Place, Shard, Shards
-from temperance.sample import (
-    Noise,
-    NotConverged,
-    Project,
-    Sampler,
-    Samples,
-    adaptive,
-    ancestral,
-    annealed,
-    dpm_solver,
-    heun,
-    integrate,
-    nesterov,
-    predictor_corrector,
-)
+from temperance.sample import SAMPLERS, STEPS, Noise, NotConverged, Project, Samples, integrate, walk
 from temperance.schedule import levels
-
-SAMPLERS: dict[str, Sampler] = {
-    "heun": heun, "pc": predictor_corrector, "adaptive": adaptive, "dpm": dpm_solver, "ancestral": ancestral,
-    "nesterov": nesterov, "annealed": annealed,
-}  # fmt: skip
-STEPS = {"heun": 20, "pc": 100, "adaptive": 400, "dpm": 40, "ancestral": 100, "nesterov": 400, "annealed": 400}
-LIMITED = ("adaptive", "nesterov", "annealed")  # stop by themselves: --steps is their limit
 
 
 def sample_run(
@@ -136,9 +115,7 @@ class _Drawing:
     def __init__(self, model: Model, name: str, steps: int, seed: int, where: str, guard: Guard | None, guide: bool):
         self.model, self.name, self.seed, self.guard, self.guide = model, name, seed, guard, guide
         self.denoiser, self.where = model.denoiser.to(where), where
-        count = steps or STEPS[name]
-        self.options = {"limit": count} if name in LIMITED else {}
-        self.grid = levels(model.schedule, 2 if name in LIMITED else max(2, count))
+        self.walk = walk(name, model.schedule, steps)
 
     def shard(self, index: list[int]) -> Shard:
         seen: dict[int, tuple[float, bool]] = {}
@@ -170,9 +147,8 @@ class _Drawing:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotConverged)  # reported once for all batches
             noise = Noise(self.seed, stream)
-            return integrate(
-                SAMPLERS[self.name], call, self.model.shape, self.grid, noise, project=project, **self.options
-            )
+            sampler, sigmas, options = self.walk
+            return integrate(sampler, call, self.model.shape, sigmas, noise, project=project, **options)
 
 
 def _collected(shards: Shards, place: Place, out: Path, model: Model) -> dict[str, Any]:

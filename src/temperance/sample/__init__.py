@@ -15,6 +15,7 @@ from temperance.sample.annealed import annealed
 from temperance.sample.dpm_solver import dpm_solver
 from temperance.sample.heun import heun
 from temperance.sample.integrate import CONVERGED, NotConverged, Samples, integrate
+from temperance.sample.named import SAMPLERS, SELF_PACED, STEPS, Walk, walk
 from temperance.sample.nesterov import nesterov
 from temperance.sample.noise import Noise
 from temperance.sample.predictor_corrector import predictor_corrector
@@ -23,11 +24,15 @@ from temperance.sample.sampler import Sampler, Walker, residual
 
 __all__ = [
     "CONVERGED",
+    "SAMPLERS",
+    "SELF_PACED",
+    "STEPS",
     "Noise",
     "NotConverged",
     "Project",
     "Sampler",
     "Samples",
+    "Walk",
     "Walker",
     "adaptive",
     "ancestral",
@@ -39,4 +44,5 @@ __all__ = [
     "predictor_corrector",
     "projected",
     "residual",
+    "walk",
 ]

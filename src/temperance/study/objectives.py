@@ -69,14 +69,11 @@ class Floored:
     def __call__(self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator) -> Target:
         """The clean image above the floor, the mean of its neighborhood below."""
         target = replace(self.base, sigma_collapse=0.0)(mu, index, generator)
-        low = (target.sigma <= self.floor).nonzero()[:, 0]
-        if len(low) == 0:
-            return target
-        sigma, points = target.sigma[low], self.base.points.flatten(1)
-        group = torch.cat([index[low, None], self.base.neighbors.index[index[low]]], 1)
-        mean = tempered_mean(target.x[low].flatten(1), points, group, sigma, (self.floor / sigma) ** 2)
-        mean = mean.reshape(len(low), *mu.shape[1:]).to(mu)
-        return target._replace(denoised=target.denoised.index_copy(0, low, mean))
+
+        def mean(x: Tensor, points: Tensor, group: Tensor, sigma: Tensor) -> Tensor:
+            return tempered_mean(x, points, group, sigma, (self.floor / sigma) ** 2)
+
+        return _smoothed(target, index, self.base, self.floor, mean)
 
 
 @dataclass(frozen=True)
@@ -89,19 +86,31 @@ class Literal:
 
     def __call__(self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator) -> Target:
         """The clean image above sigma_collapse, the literally tempered mean of its neighborhood below."""
-        base = self.base
-        target = replace(base, sigma_collapse=0.0, told=False)(mu, index, generator)
-        low = (target.sigma <= base.sigma_collapse).nonzero()[:, 0]
-        if len(low) == 0:
-            return target
-        points = base.points.flatten(1)
-        group = torch.cat([index[low, None], base.neighbors.index[index[low]]], 1)
-        strength = base.sigma_collapse if base.temperature is None else base.temperature
-        posterior = paper_temperature(
-            target.x[low].flatten(1), points, self.sigma_min, self.sigma_max, strength, index=group
-        )
-        mean = denoise(posterior, points).reshape(len(low), *mu.shape[1:]).to(mu)
-        return target._replace(denoised=target.denoised.index_copy(0, low, mean))
+        collapse = self.base.sigma_collapse
+        strength = collapse if self.base.temperature is None else self.base.temperature
+        target = replace(self.base, sigma_collapse=0.0, told=False)(mu, index, generator)
+
+        def mean(x: Tensor, points: Tensor, group: Tensor, sigma: Tensor) -> Tensor:
+            return denoise(paper_temperature(x, points, self.sigma_min, self.sigma_max, strength, index=group), points)
+
+        return _smoothed(target, index, self.base, collapse, mean)
+
+
+def _smoothed(
+    target: Target,
+    index: Tensor,
+    base: TemperatureSmoothed,
+    below: float,
+    mean: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+) -> Target:
+    """The target with the denoised image replaced where sigma <= `below` by a mean over mu and its neighbors."""
+    low = (target.sigma <= below).nonzero()[:, 0]
+    if len(low) == 0:
+        return target
+    group = torch.cat([index[low, None], base.neighbors.index[index[low]]], 1)
+    images = mean(target.x[low].flatten(1), base.points.flatten(1), group, target.sigma[low])
+    images = images.reshape(target.denoised[low].shape).to(target.denoised)
+    return target._replace(denoised=target.denoised.index_copy(0, low, images))
 
 
 @dataclass(frozen=True)

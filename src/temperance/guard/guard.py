@@ -1,40 +1,31 @@
-"""A guard at the door: no near-copy of a training image is handed out.
+"""Judging samples, and drawing again what is refused."""
 
-A sample is refused if it is closer to a training image than all but a stated share of unseen real images are. Distances
-are taken in the feature space of an encoder, also to the mirrored sample and to the sample moved by a few pixels. What
-is refused is drawn again, a bounded number of times. A guard can be kept as an index without the training images.
-"""
-
-import hashlib
 import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from temperance.atomic import write_bytes
 from temperance.data import Images, to_uint8
 from temperance.denoiser import expand
 from temperance.distance import duplicates
-from temperance.features import Encoder, Pixels, by_name, encode
+from temperance.features import Encoder, Pixels, by_name
+from temperance.guard.index import ROWS, Index, compared, digests_of, index_of
+from temperance.guard.views import View, mirrored, views_of
 from temperance.metrics import nearest_rows, proximity
 from temperance.report import COPY_RATIO
 
 ATTEMPTS = 10  # draws of one image before it is withheld
-ROWS = 4096  # views that are encoded together
 # Distance between the noise indices of two attempts. torch's CPU generator takes the low 32 bits of a seed only, so
 # that a power of two would repeat the noise.
 FRESH = 268_435_459
@@ -65,29 +56,6 @@ class Guarded(NamedTuple):
     passed: Bool[Tensor, " batch"]  # False: refused at every attempt, to be withheld
     stream: list[int]  # the noise index that each image was drawn from in the end
     refused: int  # draws that were refused, in all
-
-
-class View(NamedTuple):
-    """A way to look at a sample, and the part of the training images that it is held against."""
-
-    inner: bool  # against their middle, or whole
-    see: Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Index:
-    """All that a guard knows of the training images: their features and the sha256 of their pixels."""
-
-    whole: Float[Tensor, "n f"]
-    inner: Float[Tensor, "n g"]  # of the middle that is left when `shift` pixels are cut off on all sides
-    center: Float[Tensor, " f"]
-    digests: UInt8[Tensor, "n 32"]
-    encoder: str
-    shape: tuple[int, int, int]
-    shift: int
-
-    def __len__(self) -> int:
-        return len(self.whole)
 
 
 class Thresholds(NamedTuple):
@@ -183,12 +151,7 @@ class Guard:
     @cached_property
     def views(self) -> list[View]:
         """The sample whole, its parts that a shift may have left, and the mirror images of all."""
-        shift = self.index.shift
-        _, height, width = self.index.shape
-        plain = [View(False, _same)]
-        for dy, dx in product(range(2 * shift + 1), repeat=2) if shift else ():
-            plain.append(View(True, _crop(dy, dx, height - 2 * shift, width - 2 * shift)))
-        return plain + [View(view.inner, _then(_mirrored, view.see)) for view in plain]
+        return views_of(*self.index.shape[1:], self.index.shift)
 
     @cached_property
     def _group(self) -> Int[Tensor, " n"]:
@@ -245,10 +208,10 @@ class Guard:
 
     def rows(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch f"]:
         """Features as they are compared; gradients flow through."""
-        return _normal(self.encoder(x).cpu(), self.index.center, self.encoder)
+        return compared(self.encoder(x).cpu(), self.index.center, self.encoder)
 
     def _is_known(self, x: Tensor) -> Bool[Tensor, " batch"]:
-        hits = [[d in self._known for d in _digests(to_uint8(view))] for view in (x, _mirrored(x))]
+        hits = [[d in self._known for d in digests_of(to_uint8(view))] for view in (x, mirrored(x))]
         return torch.tensor(hits).any(0)
 
     def away(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c h w"]:
@@ -353,53 +316,3 @@ class Guard:
             raise ValueError(f"{path} is not a saved guard ({error}); write one with Guard.save") from error
         space = by_name(about["encoder"]) if encoder is None else encoder
         return Guard(index, space, threshold, rate=about["rate"])
-
-
-def index_of(train: Images, encoder: Encoder, shift: int = 2) -> Index:
-    """Features and hashes of the training images. Cost: two encodings each.
-
-    Raises:
-        ValueError: if a shift leaves less than 4x4 pixels of an image.
-    """
-    height, width, channels = train.pixels.shape[1:]
-    if shift < 0 or min(height, width) - 2 * shift < 4:
-        raise ValueError(f"shift must leave 4x4 of {height}x{width} pixels, got {shift}; use a smaller one")
-    see = _crop(shift, shift, height - 2 * shift, width - 2 * shift)
-    blocks = [train[s : s + ROWS].tensor() for s in range(0, len(train), ROWS)]
-    raw = torch.cat([encode(encoder, block) for block in blocks])
-    middle = torch.cat([encode(encoder, see(block)) for block in blocks]) if shift else raw[:, :0]
-    center = torch.zeros(raw.shape[1]) if isinstance(encoder, Pixels) else raw.mean(0)
-    return Index(
-        _normal(raw, center, encoder),
-        _normal(middle, center, encoder) if shift else middle,
-        center,
-        torch.from_numpy(np.array([np.frombuffer(d, np.uint8) for d in _digests(train.pixels)])),
-        encoder.name,
-        (channels, height, width),
-        shift,
-    )
-
-
-def _normal(rows: Tensor, center: Tensor, encoder: Encoder) -> Tensor:
-    """Pixels as they are; other features centered and normalized, since their length means little."""
-    return rows if isinstance(encoder, Pixels) else functional.normalize(rows - center, dim=1)
-
-
-def _digests(pixels: np.ndarray) -> list[bytes]:
-    return [hashlib.sha256(np.ascontiguousarray(one).tobytes()).digest() for one in pixels]
-
-
-def _same(images: Tensor) -> Tensor:
-    return images
-
-
-def _mirrored(images: Tensor) -> Tensor:
-    return images.flip(-1)
-
-
-def _crop(top: int, left: int, height: int, width: int) -> Callable[[Tensor], Tensor]:
-    return lambda images: images[..., top : top + height, left : left + width]
-
-
-def _then(first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda images: second(first(images))
