@@ -18,7 +18,7 @@ from temperance.auditing import as_json, audit
 from temperance.auditing.blocks import in_blocks
 from temperance.auditing.combined import combine
 from temperance.auditing.comparison import comparison_page, read_report, side_by_side
-from temperance.auditing.gate import broken
+from temperance.auditing.gate import MEASURES, broken, limits
 from temperance.auditing.matching import Matcher, see, undone, view_name
 from temperance.auditing.planted import controls, disguises
 from temperance.data import Images
@@ -327,14 +327,24 @@ def test_one_two_and_three_ranks_write_the_same_report(tmp_path, monkeypatch):
 
 def test_gates_hold_every_measure_in_every_encoder(report):
     found = as_json(report)
-    assert broken(found, ["0.99", "copy_auc=0.99", "flagged=6"], ["recall=0"]) == []
-    (message,) = broken(found, ["flagged=5"], [])
+    assert broken(found, limits(["0.99", "copy_auc=0.99", "flagged=6"], ["recall=0"])) == []
+    (message,) = broken(found, limits(["flagged=5"], []))
     assert "flagged 6 in pixels is above --fail-above flagged=5" in message
-    assert len(broken(found, ["0.01", "flagged_fraction=0.01"], ["precision=1.1"])) == 3
-    with pytest.raises(ValueError, match="did you mean copy_auc"):
-        broken(found, ["copy_au=1"], [])
-    with pytest.raises(ValueError, match="MEASURE=NUMBER, got 'copy_auc=low'"):
-        broken(found, ["copy_auc=low"], [])
+    assert len(broken(found, limits(["0.01", "flagged_fraction=0.01"], ["precision=1.1"]))) == 3
+    with pytest.raises(ValueError, match="eidetic_k was not measured"):
+        broken({**found, "encoders": {"x": dict.fromkeys(found["encoders"]["pixels"])}}, limits(["eidetic_k=1"], []))
+
+
+def test_every_measure_of_a_gate_is_in_the_report(report):
+    assert set(MEASURES) - {"flagged_fraction"} <= set(as_json(report)["encoders"]["pixels"])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("copy_au=1", "did you mean copy_auc"), ("copy_auc=low", "MEASURE=NUMBER, got 'copy_auc=low'")]
+)
+def test_a_gate_that_makes_no_sense_is_refused_at_once(text, told):
+    with pytest.raises(ValueError, match=told):
+        limits([text], [])
 
 
 def test_two_reports_stand_side_by_side(report, tmp_path):

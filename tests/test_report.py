@@ -16,6 +16,7 @@ from PIL import Image
 from temperance import report as tr
 from temperance.report.audit_tables import MEASURES
 from temperance.report.blocks import between, number, percent
+from temperance.report.planted_block import planted_blocks
 from temperance.report.render import difference, picture
 
 
@@ -380,3 +381,17 @@ def test_the_browser_test_can_fail(tmp_path):
     bad.write_text('<img src="http://example.org/a.png"><script>console.error("boom")</script>')
     says, asked, _ = opened(bad, tmp_path / "b")
     assert "boom" in says[0] and asked == {"http://example.org/a.png"}
+
+
+@pytest.mark.parametrize(("calibration", "null", "said"), [(30, "conformal", True), (60, "tail", False)])
+def test_planted_controls_say_when_nothing_could_be_found(calibration, null, said):
+    kind = {
+        "recall": 0.0, "recall_ci": [0.0, 0.06], "fdr": 0.0, "source_named": 1.0,
+        "curve": [{"fdr": 0.05, "recall": 0.0, "false": 0.0}],
+    }  # fmt: skip
+    planted = {
+        "copies": 60, "share": 0.01, "rounds": 50, "calibration": calibration, "negatives": calibration, "null": null,
+        "chosen_fdr": 0.05, "kinds": {"exact": kind},
+    }  # fmt: skip
+    page = tr.html(tr.Page("t", "l", (), tuple(planted_blocks("pixels", planted, 0)), "k"))
+    assert ("nothing can be flagged" in page) == said

@@ -167,6 +167,22 @@ def test_dropout_reaches_the_network(kind):
     assert torch.equal(ready.denoiser(x, sigma), ready.denoiser(x, sigma))
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"n_train": 1500, "n_heldout": 700}, "1797 images"),
+        ({"data": "digits[:20]"}, "20 images"),
+        ({"heldout": "mnist5k"}, "8x8x1 and mnist5k is 28x28x1"),
+        ({"size": 10, "network": "unet"}, "divisible by 4"),
+        ({"data": "nowhere"}, "no file, folder or built-in"),
+    ],
+)
+def test_data_that_cannot_be_used_are_refused_before_anything_starts(tmp_path, change, told):
+    with pytest.raises(ValueError, match=told):
+        study(replace(PLAN, **change), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_a_study_resumes_and_repeats_itself(tmp_path, monkeypatch):
     plan = replace(PLAN, seeds=(0,), n_samples=12)

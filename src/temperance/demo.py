@@ -24,7 +24,7 @@ from temperance.sample import adaptive, heun
 from temperance.schedule import Schedule, edm_for
 from temperance.scorecard import Yardstick, score, yardstick
 from temperance.train import Settings
-from temperance.trial import draw, draw_sets, judge
+from temperance.trial import check_sets, draw, draw_sets, judge
 from temperance.workers import spread
 
 TRAINED = ("conditional", "unconditional", "temperature", "tangent")
@@ -70,6 +70,7 @@ def demo(plan: Plan, out: Path, *, progress: bool = True) -> list[dict[str, Any]
     Seeds and methods are spread over the processor's cores, one thread each, so that results do not depend on how
     many there are. Cost: about four minutes on two cores for the default plan.
     """
+    check_sets(plan.data, plan.n_train, plan.n_heldout, size=plan.size)  # before anything is written or started
     out.mkdir(parents=True, exist_ok=True)
     jobs = [(plan, seed, name) for seed in plan.seeds for name in (*TRAINED, *(f"closed-form-{c}" for c in CLOSED))]
     began = time.perf_counter()

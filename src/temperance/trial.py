@@ -38,6 +38,21 @@ def draw_sets(data: str, n_train: int, n_heldout: int, seed: int, *, size: int |
     return Sets(train, heldout, encoder_from(rest))
 
 
+def check_sets(data: str, n_train: int, n_heldout: int, *, size: int | None = None) -> Images:
+    """The images that `draw_sets` would split, without training an encoder.
+
+    Raises:
+        ValueError: in one line, if they cannot be read or are too few.
+    """
+    images = load(data, size=size, progress=False)
+    if n_train + n_heldout > len(images):
+        raise ValueError(
+            f"{data} gives {len(images)} images; asked for are {n_train} to train on and {n_heldout} held out; ask for"
+            " fewer"
+        )
+    return images
+
+
 def encoder_from(rest: Images) -> Encoder:
     """A classifier of images that no trial uses; without enough labels EfficientNet, or pixels where it is missing."""
     if rest.labels is not None and len(rest) >= ENOUGH:

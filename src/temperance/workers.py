@@ -2,6 +2,7 @@
 
 import multiprocessing
 import queue
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +24,8 @@ def spread(
 ) -> Iterator[Any]:
     """Yield `function(*job, tick)` for every job, as they end; `tick(n)` moves a bar of `total` units.
 
-    A job that raises ends the whole: what other jobs wrote on their way stays.
+    A job that raises ends the whole, and so does Ctrl-C: the other workers are stopped, what jobs wrote on their way
+    stays.
     """
     if not jobs:
         return
@@ -33,14 +35,24 @@ def spread(
         tqdm(total=total, desc=label, unit=unit, file=sys.stderr, disable=not progress, mininterval=0.5) as bar,
     ):
         ticks = manager.Queue()
+        others = set(multiprocessing.active_children())
         workers = min(len(jobs), torch.get_num_threads() or 1)
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_alone) as pool:
             futures = [pool.submit(function, *job, ticks.put) for job in jobs]
             try:
                 yield from _finished(futures, ticks, bar)
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                # Whoever is still at work is stopped now: nobody waits for it, and it has nowhere to report to.
+                for worker in set(multiprocessing.active_children()) - others:
+                    worker.terminate()
+                pool.shutdown(cancel_futures=True)
                 raise
+
+
+def _alone() -> None:
+    """One thread; and Ctrl-C is the first process's to deal with."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _finished(futures: list[Any], ticks: Any, bar: Any) -> Iterator[Any]:

@@ -2,54 +2,74 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
+
+from temperance.auditing.document import KEYS
 
 DEFAULT = "memorized_fraction"
+MEASURES = (*KEYS, "flagged", "flagged_fraction", "memorized_at_most")
 
 
-def broken(report: dict[str, Any], above: Iterable[str], below: Iterable[str]) -> list[str]:
-    """What is above its upper or below its lower limit, one sentence each.
+class Limit(NamedTuple):
+    """A measure and how far it may go; `word` says which side is forbidden: above or below."""
+
+    measure: str
+    value: float
+    word: str
+    text: str  # as it was typed
+
+
+def limits(above: Iterable[str], below: Iterable[str]) -> list[Limit]:
+    """Read limits before any work is done.
 
     Args:
-        report: the content of `report.json`.
         above: upper limits; a number alone is one for the memorized fraction. `flagged_fraction` is `flagged` over the
             number of generated images.
         below: lower limits, such as `recall=0.5`.
 
     Raises:
-        ValueError: if a limit is no number, its measure is unknown, or it was not measured in any encoder.
+        ValueError: if a limit is no number or its measure is unknown.
     """
-    found = []
-    for limits, sign, word in ((above, 1, "above"), (below, -1, "below")):
-        for text in limits:
-            name, limit = _parse(text, word)
-            for encoder, value in _values(report, name).items():
-                if sign * (value - limit) > 0:
-                    found.append(f"{name.replace('_', ' ')} {value:.4g} in {encoder} is {word} --fail-{word} {text}")
-    return found
+    return [_limit(text, word) for word, given in (("above", above), ("below", below)) for text in given]
 
 
-def _parse(text: str, word: str) -> tuple[str, float]:
+def _limit(text: str, word: str) -> Limit:
     name, equals, number = text.rpartition("=")
+    name = name if equals else DEFAULT
     try:
-        return (name if equals else DEFAULT), float(number)
+        value = float(number)
     except ValueError:
         raise ValueError(f"--fail-{word} must be a number or MEASURE=NUMBER, got {text!r}; try copy_auc=0.6") from None
+    if name not in MEASURES:
+        near = get_close_matches(name, MEASURES, n=1)
+        hint = f"did you mean {near[0]}?" if near else "use one of these"
+        raise ValueError(f"--fail-{word}: {name!r} is no measure; expected {', '.join(sorted(MEASURES))}; {hint}")
+    return Limit(name, value, word, text)
+
+
+def broken(report: dict[str, Any], given: Iterable[Limit]) -> list[str]:
+    """What is beyond its limit in the content of `report.json`, one sentence each.
+
+    Raises:
+        ValueError: if a measure was not taken in any encoder.
+    """
+    found = []
+    for limit in given:
+        for encoder, value in _values(report, limit.measure).items():
+            if value > limit.value if limit.word == "above" else value < limit.value:
+                name = limit.measure.replace("_", " ")
+                found.append(f"{name} {value:.4g} in {encoder} is {limit.word} --fail-{limit.word} {limit.text}")
+    return found
 
 
 def _values(report: dict[str, Any], name: str) -> dict[str, float]:
     """The measure in each encoder that has it."""
     n = report["provenance"]["images"]["generated"]
-    every = {
-        encoder: {**figures, "flagged_fraction": None if figures["flagged"] is None else figures["flagged"] / n}
-        for encoder, figures in report["encoders"].items()
-    }
-    known = sorted({key for figures in every.values() for key, v in figures.items() if not isinstance(v, (list, dict))})
-    if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "use one of these"
-        raise ValueError(f"{name!r} is no measure of this report; expected {', '.join(known)}; {hint}")
-    values = {encoder: float(figures[name]) for encoder, figures in every.items() if figures.get(name) is not None}
+    values = {}
+    for encoder, figures in report["encoders"].items():
+        value = figures["flagged" if name == "flagged_fraction" else name]
+        if value is not None:
+            values[encoder] = value / n if name == "flagged_fraction" else float(value)
     if not values:
         raise ValueError(
             f"{name} was not measured, so its limit cannot be checked; it may need --heldout or more images"

@@ -49,9 +49,11 @@ def audit(
         raise ValueError("--out is missing; name a folder for the report, such as --out audit")
     from temperance.auditing import as_json, denoiser_of, write
     from temperance.auditing import audit as run
+    from temperance.auditing.gate import limits
     from temperance.auditing.shared import processes
     from temperance.features import by_name
 
+    given = limits(fail_above or [], fail_below or [])
     encoders = [by_name(name) for name in encoder or ["pixels"]]
     writable(out)
     with processes() as first:
@@ -74,7 +76,7 @@ def audit(
     if not first:  # one report, one JSON object
         return None
     say(quiet, json_, "\n".join([*_summary(found), f"report: {out / 'report.html'}"]))
-    _check(found, fail_above or [], fail_below or [], out, json_)
+    _check(found, given, out, json_)
     return found
 
 
@@ -95,10 +97,10 @@ def _summary(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _check(found: dict[str, Any], above: list[str], below: list[str], out: Path, json_: bool) -> None:
+def _check(found: dict[str, Any], given: list[Any], out: Path, json_: bool) -> None:
     from temperance.auditing.gate import broken
 
-    problems = broken(found, above, below)
+    problems = broken(found, given)
     if problems:
         if json_:
             print(json.dumps(found, allow_nan=False))

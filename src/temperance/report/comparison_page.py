@@ -37,6 +37,11 @@ class Series:
     pairs: tuple[Pair, ...] = ()
 
 
+def _ratio(value: float | None) -> str:
+    """A ratio of distances; what is below a thousandth is 0 to the eye, and powers of ten would take half a column."""
+    return "< 0.001" if value is not None and 0 < value < 0.001 else number(value)
+
+
 # key: heading, plain sentence, writer, what is best: "low", "high", a null's key to be near to, or None
 _COLUMNS: dict[str, tuple[str, str, Any, str | None]] = {
     "memorized_fraction": (
@@ -51,7 +56,7 @@ _COLUMNS: dict[str, tuple[str, str, Any, str | None]] = {
         "Typical d1/d2",
         "Distance to the nearest training image divided by the distance to the second nearest, for the"
         " middle image. It should be the same as for unseen real images; near 0 means copies.",
-        number,
+        _ratio,
         "heldout_ratio_median",
     ),
     "copy_auc": (
@@ -88,8 +93,7 @@ _COLUMNS: dict[str, tuple[str, str, Any, str | None]] = {
         number,
         None,
     ),
-    "train_seconds": ("Training", "Seconds spent on training.", number, None),
-    "sample_seconds": ("Sampling", "Seconds spent on sampling.", number, None),
+    "train_seconds": ("Seconds", "Spent on training; below, on sampling.", number, None),
 }
 
 
@@ -245,7 +249,9 @@ def _best(groups: list[list[Mapping[str, Any]]], key: str, rule: str | None) -> 
 
 def _mean_cell(group: list[Mapping[str, Any]], key: str, best: float | None) -> Cell:
     write, values, mean = _COLUMNS[key][2], _values(group, key), _mean(group, key)
-    if len(values) > 1 and write(min(values)) != write(max(values)) and not key.endswith("seconds"):
+    if key == "train_seconds":
+        detail = number(_mean(group, "sample_seconds"))
+    elif len(values) > 1 and write(min(values)) != write(max(values)):
         detail = between(min(values), max(values), write)
     elif key == "memorized_fraction" and group[0].get("memorized_ci"):
         low, high = group[0]["memorized_ci"]

@@ -319,8 +319,12 @@ def curves(
     ylabel: str,
     level: tuple[str, float] | None = None,
     log: tuple[bool, bool] = (False, False),
+    span: tuple[float, float] | None = None,
 ) -> Figure:
-    """Lines of (label, x, y, series), labelled at their ends; `level` is a dashed reference with its name."""
+    """Lines of (label, x, y, series), labelled at their ends; `level` is a dashed reference with its name.
+
+    `span` fixes the ends of the upright axis.
+    """
     context, canvas, ax = _axes(name, (7.6, 3.8))
     for _, x, y, series in lines:
         s = series % len(SERIES)
@@ -337,6 +341,8 @@ def curves(
         )
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.margins(x=0.12)
+    if span is not None:
+        ax.set_ylim(*span)
     if log[0]:
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")

@@ -22,6 +22,17 @@ def _named(kind: str) -> Cell:
     return Cell(name, sentence)
 
 
+def _too_few(planted: Mapping[str, Any]) -> str:
+    """Why nothing can be found, where counting so few held-out images cannot flag so few copies."""
+    least = 1 / (planted["calibration"] + 1)
+    if planted["null"] == "tail" or least <= planted["chosen_fdr"] * planted["share"]:
+        return ""
+    return (
+        f" Here nothing can be flagged: counting {planted['calibration']} images gives no p-value below {least:.2g}."
+        " With 100 held-out images or more a tail is fitted and the controls tell something."
+    )
+
+
 def planted_blocks(encoder: str, planted: Mapping[str, Any] | None, series: int) -> list[Block]:
     """A table of recall and false alarms by kind of copy, and the curve over the rates that could be chosen."""
     if planted is None:
@@ -45,7 +56,7 @@ def planted_blocks(encoder: str, planted: Mapping[str, Any] | None, series: int)
         f"What this audit finds of copies that are known to be there. {planted['copies']} training images were copied"
         f" in each way and put, at {share}, among {planted['negatives']} held-out images; {planted['calibration']}"
         f" other held-out images gave the p-values{fitted}. Means of {planted['rounds']} random halves. A kind with low"
-        " recall here can be in the generated images unseen."
+        f" recall here can be in the generated images unseen.{_too_few(planted)}"
     )
     columns = (
         Column("Copy", "How the training image was changed.", text=True),
@@ -71,6 +82,7 @@ def planted_blocks(encoder: str, planted: Mapping[str, Any] | None, series: int)
         xlabel="false discovery rate chosen, %",
         ylabel="planted copies found, %",
         log=(True, False),
+        span=(0.0, 105.0),
     )
     note = "How many of the planted copies are found at other rates; lines that coincide lie on each other."
     return [

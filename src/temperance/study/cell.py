@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from temperance.data import load, split
+from temperance.data import Images, load, split
 from temperance.hub import Model
 from temperance.recipe import Recipe, closed_form, fit, prepare
 from temperance.sample import Sampler, adaptive, heun
@@ -18,7 +18,7 @@ from temperance.schedule import edm_for
 from temperance.scorecard import Yardstick, yardstick
 from temperance.study.methods import METHODS, Method, add_dropout
 from temperance.train import Settings
-from temperance.trial import Sets, draw, draw_sets, encoder_from, judge
+from temperance.trial import Sets, check_sets, draw, draw_sets, encoder_from, judge
 
 VERSION = 1  # raised when the meaning of a kept cell changes
 
@@ -60,6 +60,26 @@ def run(cell: Cell, tick: Callable[[int], None] = lambda steps: None) -> list[di
         facts |= {"steps": 0, "train_seconds": 0.0}
         return [facts | _row(cell, closed_form(points, method.closed), edm_for(points.flatten(1)), against)]
     return _trained(cell, method, against, facts, tick)
+
+
+def check(cell: Cell) -> None:
+    """Try a cell's images, their split and its network without training anything.
+
+    Raises:
+        ValueError: in one line, if the cell could not run.
+    """
+    same = cell.data == cell.heldout
+    images = check_sets(cell.data, cell.n_drawn, cell.n_heldout if same else 0, size=cell.size)
+    unseen = images if same else load(cell.heldout, size=cell.size, progress=False)
+    if images.pixels.shape[1:] != unseen.pixels.shape[1:]:
+        raise ValueError(
+            f"{cell.data} is {_shape(images)} and {cell.heldout} is {_shape(unseen)}; they must be alike: use --size"
+        )
+    prepare(Recipe(objective="conditional", network=cell.network), images[: cell.n_drawn].tensor())
+
+
+def _shape(images: Images) -> str:
+    return "x".join(map(str, images.pixels.shape[1:]))
 
 
 @lru_cache(maxsize=4)  # a worker's next cell is often of the same split, and its encoder takes some seconds

@@ -11,7 +11,7 @@ from typing import Any
 from temperance.atomic import write_json
 from temperance.report import write_page
 from temperance.study.advice import advise, against_early_stop
-from temperance.study.cell import Cell, run
+from temperance.study.cell import Cell, check, run
 from temperance.study.page import page
 from temperance.study.plan import Plan, cells
 from temperance.workers import spread
@@ -26,9 +26,10 @@ def study(plan: Plan, out: Path, *, progress: bool = True) -> dict[str, Any]:
     Raises:
         ValueError: if the data cannot be used.
     """
-    out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     wanted = cells(plan)
+    check(wanted[0])  # before anything is written or started
+    out.mkdir(parents=True, exist_ok=True)
     kept = {cell.key: _read(out, cell) for cell in wanted}
     missing = [cell for cell in wanted if kept[cell.key] is None]
     total = sum(cell.steps for cell in missing)
