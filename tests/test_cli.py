@@ -1,10 +1,15 @@
-"""The command line as a user runs it: in a process of its own."""
+"""The command line as a user runs it: in a process of its own, except for the many ways to be refused."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +17,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from temperance.cli import main
+
+Refused = Callable[..., str]
 TINY = ["--steps", "12", "--set", "checkpoint_every=6", "--set", "log_every=4", "--batch-size", "16"]
 
 
@@ -29,13 +37,29 @@ def run(*arguments: object, code: int = 0, cwd: Path | None = None) -> subproces
     return done
 
 
-def refused(*arguments: object) -> str:
-    """The one line that bad input ends in."""
-    done = run(*arguments, code=2)
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
-    assert not done.stdout
-    return lines[0]
+def answer(arguments: list[str]) -> tuple[object, str, str]:
+    """Exit code and output of one command, in the process that this is called in."""
+    out, err, sys.argv = io.StringIO(), io.StringIO(), ["temperance", *arguments]
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            return end.code, out.getvalue(), err.getvalue()
+    return 0, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def refused() -> Iterator[Refused]:
+    """The one line that bad input ends in. One process answers every time: a start of Python costs seconds."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+
+        def ask(*arguments: object) -> str:
+            code, out, err = pool.submit(answer, [str(a) for a in arguments]).result(300)
+            lines = err.strip().splitlines()
+            assert code == 2 and len(lines) == 1 and not out, err
+            return lines[0]
+
+        yield ask
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +218,7 @@ def test_own_folder_end_to_end(tmp_path: Path, folder: Path) -> None:
     assert json.loads((tmp_path / "a" / "report.json").read_text())["encoders"]["pixels"]["copy_auc"] is None
 
 
-def test_bad_input_is_one_line(tmp_path: Path, folder: Path) -> None:
+def test_bad_input_is_one_line(tmp_path: Path, folder: Path, refused: Refused) -> None:
     out = tmp_path / "out"
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -220,7 +244,12 @@ def test_bad_input_is_one_line(tmp_path: Path, folder: Path) -> None:
     assert "cannot" in refused("train", "digits[:40]", "--out", file / "below")
 
 
-def test_bad_usage_is_one_line(tmp_path: Path, trained: Path) -> None:
+def test_a_process_says_one_line_and_ends_with_2() -> None:
+    done = run("train", "digitz", "--out", "out", code=2)
+    assert len(done.stderr.strip().splitlines()) == 1 and "digitz" in done.stderr and not done.stdout
+
+
+def test_bad_usage_is_one_line(tmp_path: Path, trained: Path, refused: Refused) -> None:
     out = tmp_path / "out"
     assert "--obejctive" in refused("train", "digits[:40]", "--out", out, "--obejctive", "tangent")
     assert "did you mean objective" in refused("train", "digits[:40]", "--out", out, "--set", "objectiv=tangent")
