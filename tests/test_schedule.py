@@ -173,3 +173,4 @@ def test_edm_for_measures_the_data():
     assert schedule.mean == pytest.approx(math.log(schedule.sigma_data) - 0.5)
     assert schedule.sigma_max == pytest.approx(15, rel=0.05)
     assert edm_for(0.01 * points).sigma_max == 1.0
+    assert edm_for(points - 10).sigma_max == pytest.approx(3 * 10 * math.sqrt(8), rel=0.01)  # the start is around zero

@@ -248,17 +248,20 @@ def edm_for(points: Float[Tensor, "n d"]) -> Edm:
     """The EDM schedule with its constants measured on the data instead of assumed.
 
     sigma_data: root mean square; mean: log sigma_data - 0.5 (the source's ratio, e^-1.2 : 0.5); sigma_max: five times
-    the std along the widest direction, below which noise would not hide the data (80 : 16 for CIFAR-10); sigma_min:
-    0.1, since the last evaluation removes what is left. Cost: a rank-1 power iteration.
+    the std along the widest direction, below which noise would not hide the data (80 : 16 for CIFAR-10), and three
+    times the length of the mean image: sampling starts around zero, and with less noise the start would prefer the
+    images on zero's side of the mean (LOG.md, 2026-11-24); sigma_min: 0.1, since the last evaluation removes what is
+    left. Cost: a rank-1 power iteration.
     """
-    rms = float(points.square().mean().sqrt())
-    centered = points - points.mean(0)
+    rms, center = float(points.square().mean().sqrt()), points.mean(0)
+    centered = points - center
     direction = torch.ones(points.shape[1], dtype=points.dtype)
     for _ in range(20):
         direction = centered.T @ (centered @ direction)
         direction = direction / direction.norm().clamp(min=1e-30)
     widest = float((centered @ direction).square().mean().sqrt())
-    return Edm(sigma_min=0.1, sigma_max=max(1.0, 5 * widest), mean=math.log(rms) - 0.5, sigma_data=rms)
+    sigma_max = max(1.0, 5 * widest, 3 * float(center.norm()))
+    return Edm(sigma_min=0.1, sigma_max=sigma_max, mean=math.log(rms) - 0.5, sigma_data=rms)
 
 
 def _check_range(sigma_min: float, sigma_max: float) -> None:

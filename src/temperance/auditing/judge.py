@@ -80,7 +80,7 @@ def audit(
         search = Search(rows, duplicate_radius, moved, work, progress)
         near = search.compare()
         null, p, flagged = flag(near, fdr)
-        report.measurements[name] = copying(search, near) | fidelity(rows, quality_limit, seed)
+        copied = copying(search, near)
         order = ranked(near, p)
         report.pairs[name] = closest_pairs(sets, rows["train"], near, order[:SHOWN], p, flagged)
         report.distances[name] = {"generated": distances_of(near.generated)}
@@ -89,6 +89,8 @@ def audit(
             report.distances[name]["heldout"] = distances_of(near.heldout)
             unseen = near.match_heldout.distance
             report.planted[name] = controls(sets["train"], unseen, near.group, search.match, fdr, seed)
+        del search  # its tables make room for the features of whole sets
+        report.measurements[name] = copied | fidelity(rows, quality_limit, seed)
         report.flags[name] = None if flagged is None else int(flagged.sum())
         report.nulls[name] = None if null is None else null.describe()
         report.classes[name] = by_class(sets["train"], near.generated, near.heldout, flagged)

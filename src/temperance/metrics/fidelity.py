@@ -12,6 +12,7 @@ from temperance.metrics.interval import Z, jackknife, share
 from temperance.report import Measurement
 
 ROWS = 2048  # rows of a block where all pairs of two sets are visited: 32 MB of float64 distances
+BLOCK = 2_000_000  # numbers that are added to a covariance at a time: a factorisation holds them twice, in float64
 CHEAP = 1e9  # flops below which a statistic may be recomputed ten times for its interval
 
 
@@ -85,7 +86,7 @@ def _moments(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """The mean, and an upper-triangular R with R^T R = covariance, by streaming QR in float64."""
     if len(x) < 2:
         raise ValueError(f"{name} holds {len(x)} image; a Frechet distance needs at least 2")
-    rows = max(ROWS, x.shape[1])
+    rows = max(256, min(ROWS, BLOCK // x.shape[1]))
     mean = torch.stack([part.double().sum(0) for part in x.split(rows)]).sum(0) / len(x)
     factor = torch.empty(0, x.shape[1], dtype=torch.float64, device=x.device)
     for part in x.split(rows):
@@ -96,8 +97,8 @@ def _moments(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
 def _frechet(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
     if a[0].shape != b[0].shape:
         raise ValueError(f"generated and reference features differ in width: {len(a[0])} and {len(b[0])}")
-    cross = torch.linalg.svdvals(a[1] @ b[1].T).sum()
-    value = (a[0] - b[0]).square().sum() + a[1].square().sum() + b[1].square().sum() - 2 * cross
+    alone = (a[0] - b[0]).square().sum() + a[1].square().sum() + b[1].square().sum()
+    value = alone - 2 * torch.linalg.svdvals(a[1] @ b[1].T).sum()
     return max(0.0, float(value))
 
 

@@ -19,7 +19,7 @@ def page(plan: Plan, found: dict[str, Any]) -> Page:
     return comparison(
         list(last.values()),
         title=f"Copying and quality on {plan.data}, over {plan.over}",
-        provenance=found["provenance"] | {"command": command(plan)},
+        provenance=found["provenance"],
         notes=(found["provenance"]["split"] + ".", *_advice(found)),
         extra=[block for block in extra if block is not None],
     )

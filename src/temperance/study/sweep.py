@@ -12,7 +12,7 @@ from temperance.atomic import write_json
 from temperance.report import write_page
 from temperance.study.advice import advise, against_early_stop
 from temperance.study.cell import Cell, check, run
-from temperance.study.page import page
+from temperance.study.page import command, page
 from temperance.study.plan import Plan, cells
 from temperance.workers import spread
 
@@ -43,6 +43,7 @@ def study(plan: Plan, out: Path, *, progress: bool = True) -> dict[str, Any]:
         "early_stop": advise(rows),
         "against_early_stop": against_early_stop(rows),
         "provenance": {
+            "command": command(plan),
             "plan": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(plan).items()},
             "split": describe(plan),
             "seconds": round(time.perf_counter() - began, 1),

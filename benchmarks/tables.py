@@ -1,0 +1,107 @@
+"""The tables of README.md and docs/results.md, from the rows that a demo or a study left.
+
+    python -m benchmarks.tables                         write all tables anew from docs/results/*.json
+    python -m benchmarks.tables --keep out/study.json digits-100     keep a study's rows there first
+    python -m benchmarks.tables --check                 change nothing; exit 1 if a table is not what its rows say
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Its rows are means over seeds, and, where there are
+several, the standard deviation over them. Of a run's looks, every second one is shown, and the best early stop.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from temperance.atomic import write_json
+from temperance.study.advice import against_early_stop, curve
+
+ROOT = Path(__file__).parent.parent
+KEPT = ROOT / "docs" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+MARK = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
+SHOWN = ("memorized_fraction", "copy_auc", "fd_heldout", "recall", "precision")
+NEEDED = ("method", "seed", "n_train", "steps", "heldout_memorized_fraction", "fd_floor", *SHOWN)
+Row = dict[str, Any]
+
+
+def keep(file: Path, name: str) -> None:
+    """Copy what a table needs of a `study.json` or `results.json`, rounded to what it shows and a little more."""
+    found = json.loads(file.read_text())
+    rows = [{k: round(v, 5) if isinstance(v, float) else v for k, v in r.items() if k in NEEDED} for r in found["rows"]]
+    write_json(KEPT / f"{name}.json", {"command": found["provenance"]["command"], "rows": rows})
+
+
+def table(name: str) -> str:
+    """One table as Markdown, with the command above and, for a study, the comparison with early stopping below."""
+    found = json.loads((KEPT / f"{name}.json").read_text())
+    rows = [{"steps": 0} | r for r in found["rows"]]
+    seeds, floor = len({r["seed"] for r in rows}), fmean(r["fd_floor"] for r in rows)
+    null = fmean(r["heldout_memorized_fraction"] for r in rows)
+    said = f"`{found['command']}`; {seeds} seed{'s' * (seeds > 1)}, held-out images copied {share(null)}:"
+    head = f"| method | step | copied | copy AUC | FD (floor {floor:.1f}) | recall | precision |"
+    lines = [said, "", head, "|" + "---|" * 7]
+    verdicts = against_early_stop(rows) if any(r["steps"] for r in rows) else []
+    best = {v["n_train"]: v["early_stop"]["steps"] for v in verdicts if v["method"] == "tangent"}
+    for method, n in dict.fromkeys((r["method"], r["n_train"]) for r in rows):
+        looks = [steps for steps, _ in curve(rows, method, n)]
+        for steps in looks:
+            stop = method == "conditional" and steps == best.get(n) != looks[-1]
+            if stop or looks.index(steps) % 2 == (len(looks) - 1) % 2:
+                group = [r for r in rows if (r["method"], r["n_train"], r["steps"]) == (method, n, steps)]
+                lines.append(line(method + (" (best early stop)" if stop else ""), steps, group))
+    return "\n".join([*lines, *(verdict(v) for v in verdicts if v["method"] == "tangent")])
+
+
+def line(method: str, steps: int, rows: list[Row]) -> str:
+    cells = [method, f"{steps:,}" if steps else ""]
+    for key in SHOWN:
+        values = [r[key] for r in rows]
+        show = (lambda v: f"{v:.1f}") if key == "fd_heldout" else share
+        spread = f" ± {show(stdev(values))}" if len(values) > 1 and key in ("fd_heldout", "recall") else ""
+        cells.append(show(fmean(values)) + spread)
+    return "| " + " | ".join(cells) + " |"
+
+
+def verdict(v: dict[str, Any]) -> str:
+    """One sentence on tangent smoothing against the best early stop that copies no more."""
+    stop, won = v["early_stop"], v["fd_not_worse"] and v["recall_higher"]
+    which = "that copies no more" if stop["copies_no_more"] else "there is, which copies more,"
+    return (
+        f"\nThe best early stop {which} is at step {stop['steps']:,}: FD {stop['fd_heldout']:.1f} against "
+        f"{v['fd_heldout']:.1f} for tangent smoothing, recall {share(stop['recall'])} against {share(v['recall'])}: "
+        f"{'won' if won else '**not won**'}."
+    )
+
+
+def share(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0") if value < 0.995 else f"{value:.2f}"
+
+
+def written(page: str) -> str:
+    """A page with all of its tables made anew."""
+    return MARK.sub(lambda m: f"<!-- table: {m['name']} -->\n{table(m['name'])}\n<!-- end -->", page)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", nargs=2, metavar=("FILE", "NAME"))
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    if options.keep:
+        keep(Path(options.keep[0]), options.keep[1])
+    for path in PAGES:
+        old = path.read_text()
+        new = written(old)
+        if options.check and new != old:
+            sys.exit(f"{path.name}: a table is not what its rows say; run `python -m benchmarks.tables`")
+        if new != old:
+            path.write_text(new)
+            print(path.name)
+
+
+if __name__ == "__main__":
+    main()
