@@ -348,3 +348,9 @@ def test_a_failing_save_leaves_the_old_model(tmp_path, monkeypatch):
         save(tmp_path / "model", make("mlp", False))
     assert load(tmp_path).told
     assert isinstance(make("unet", True).denoiser.network, Unet)
+
+
+def test_an_mlp_can_pass_on_as_many_numbers_as_its_image_has():
+    wide = new_network("mlp", (1, 16, 16), told=True, seed=0)
+    assert wide.inward.out_features == 512
+    assert new_network("mlp", (1, 8, 8), told=True, seed=0).inward.out_features == 192

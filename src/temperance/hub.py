@@ -110,6 +110,7 @@ def new_network(
 ) -> nn.Module:
     """A freshly initialized `mlp` or `unet` for images of `shape` (channels, height, width).
 
+    The mlp is 192 units wide, or twice the image's numbers, since it cannot pass on more numbers than its width.
     `kind` may also be a folder that `load` opens: its network is built again, with fresh weights. `classes`: how many
     labels the network is told; `unit`: what an mlp's noise level is counted in (see `network.ResidualMlp`).
 
@@ -120,7 +121,9 @@ def new_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if kind == "mlp":
-            return ResidualMlp(channels * height * width, unit=unit, classes=classes)
+            numbers = channels * height * width
+            # At low noise the network puts out noise, which has no fewer dimensions than the image.
+            return ResidualMlp(numbers, width=max(192, 2 * numbers), unit=unit, classes=classes)
         if kind != "unet" and Path(kind).is_dir():
             return _like(Path(kind), shape, told=told, classes=classes, unit=unit)
         if kind != "unet":
