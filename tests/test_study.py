@@ -15,6 +15,7 @@ from temperance.study import METHODS, Cell, Plan, cells, run, study
 from temperance.study.advice import against_early_stop, memorization_step, scaling
 from temperance.study.methods import add_dropout
 from temperance.study.objectives import Band, Displaced, Floored, Literal, Mixing, Tangents
+from temperance.study.page import command
 from temperance.study.plan import looks
 
 PLAN = Plan("digits", "digits", methods=("conditional", "tangent"), n_train=30, n_heldout=40, n_samples=20, steps=8)
@@ -205,3 +206,11 @@ def test_a_cell_of_two_sets_never_trains_on_held_out_images():
     rows = run(replace(base, n_train=30, n_drawn=30, n_heldout=40, n_samples=12, looks=(8,)))
     assert len(rows) == 1
     assert rows[0]["heldout_memorized_fraction"] < 0.5
+
+
+def test_the_command_of_a_page_repeats_its_plan():
+    plain = Plan(data="digits", heldout="digits")
+    assert command(plain) == "temperance study digits --heldout digits --out out"
+    other = replace(plain, data="my pictures", methods=("tangent",), n_samples=50, size=16, seeds=(4,))
+    told = "temperance study 'my pictures' --heldout digits --method tangent --samples 50 --size 16 --seed 4 --seeds 1"
+    assert command(other) == f"{told} --out out"

@@ -17,23 +17,21 @@ def fidelity(rows: dict[str, Encoded], limit: int, seed: int) -> dict[str, Measu
     size = min(limit, *(len(r) for r in rows.values()))
     if size < 2:
         return {}
-    chosen = {key: _sample(r, size, seed) for key, r in rows.items()}
-    x, train = chosen["generated"], chosen["train"]
+    x, train = (_sample(rows[key], size, seed) for key in ("generated", "train"))
     fd_train = tm.frechet_distance(x, train)
     found = {"fd_train": replace(fd_train, name="fd_train"), "kid_train": replace(tm.kid(x, train), name="kid_train")}
     found["mifid"] = tm.mifid(x, rows["train"], fd_train)
-    few = {key: v[:LIKELIHOOD] for key, v in chosen.items()}
-    found["vendi"] = tm.vendi_score(few["generated"], few.get("heldout", few["train"]))
-    if "heldout" in chosen:
-        return found | _against_heldout(chosen, few, found, rows["train"])
+    heldout = _sample(rows["heldout"], size, seed) if "heldout" in rows else None  # after the costliest step
+    found["vendi"] = tm.vendi_score(x[:LIKELIHOOD], (train if heldout is None else heldout)[:LIKELIHOOD])
+    if heldout is not None:
+        return found | _against_heldout(x, train, heldout, found, rows["train"])
     return found | {"kid": replace(found["kid_train"], name="kid")} | _quality(x, train)
 
 
 def _against_heldout(
-    chosen: dict[str, Tensor], few: dict[str, Tensor], found: dict[str, Measurement], all_train: Encoded
+    x: Tensor, train: Tensor, heldout: Tensor, found: dict[str, Measurement], all_train: Encoded
 ) -> dict[str, Measurement]:
     """What takes held-out images: distances to them, and the nulls of the distances to the training images."""
-    x, train, heldout = chosen["generated"], chosen["train"], chosen["heldout"]
     floor = replace(tm.frechet_distance(heldout, train), name="fd_floor")
     same = tm.kid(heldout, train, interval=False)
     fd = tm.with_null(replace(tm.frechet_distance(x, heldout), name="fd_heldout"), floor)
@@ -48,7 +46,7 @@ def _against_heldout(
         "kid": tm.with_null(tm.kid(x, heldout), same),
         "mifid": tm.with_null(found["mifid"], tm.mifid(heldout, all_train, floor)),
         "dcr_share": tm.dcr_share(x, train, heldout),
-        "fld": tm.fld(few["generated"], few["train"], few["heldout"]) if len(few["train"]) >= 4 else None,
+        "fld": tm.fld(*(v[:LIKELIHOOD] for v in (x, train, heldout))) if len(train) >= 4 else None,
     }
     quality = {key: tm.with_null(m, null[key]) for key, m in _quality(x, heldout).items()}
     return {key: m for key, m in against.items() if m is not None} | quality

@@ -88,10 +88,12 @@ def _moments(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{name} holds {len(x)} image; a Frechet distance needs at least 2")
     rows = max(256, min(ROWS, BLOCK // x.shape[1]))
     mean = torch.stack([part.double().sum(0) for part in x.split(rows)]).sum(0) / len(x)
-    factor = torch.empty(0, x.shape[1], dtype=torch.float64, device=x.device)
+    width = x.shape[1]
+    stack = torch.zeros(width + rows, width, dtype=torch.float64, device=x.device)  # R so far, and the next rows
     for part in x.split(rows):
-        factor = torch.linalg.qr(torch.cat([factor, part.double() - mean]), mode="r").R
-    return mean, factor / math.sqrt(len(x) - 1)
+        torch.sub(part, mean, out=stack[width : width + len(part)])
+        stack[:width] = torch.linalg.qr(stack[: width + len(part)], mode="r").R
+    return mean, stack[:width] / math.sqrt(len(x) - 1)
 
 
 def _frechet(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:

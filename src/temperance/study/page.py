@@ -1,6 +1,8 @@
 """The page of a study: the Pareto plots, the curves behind them, and who beats an early stop."""
 
 from collections.abc import Sequence
+from dataclasses import fields
+from shlex import quote
 from typing import Any
 
 from temperance.report import Block, Cell, Column, Figure, Figures, Page, Row, Table, comparison, curves
@@ -26,14 +28,17 @@ def page(plan: Plan, found: dict[str, Any]) -> Page:
 
 
 def command(plan: Plan) -> str:
-    """The command line that repeats this plan."""
-    parts = [f"temperance study '{plan.data}' --heldout '{plan.heldout}' --over {plan.over}"]
+    """The command line that repeats this plan; options at their defaults are left out."""
+    usual = {f.name: f.default for f in fields(Plan)}
+    parts = ["temperance study", quote(plan.data), "--heldout", quote(plan.heldout)]
     parts += [f"--method {m}" for m in plan.methods]
-    parts += [f"--n-train {plan.n_train} --n-heldout {plan.n_heldout} --samples {plan.n_samples}"]
-    parts += [f"--steps {plan.steps} --batch-size {plan.batch_size} --network {plan.network}"]
-    parts += [f"--size {plan.size}"] if plan.size else []
-    parts += [f"--seed {plan.seeds[0]} --seeds {len(plan.seeds)}"]
-    return " ".join(parts)
+    for name in ("over", "n_train", "n_heldout", "n_samples", "steps", "batch_size", "network", "size"):
+        value = getattr(plan, name)
+        if value != usual[name]:
+            parts.append(f"--{name.removeprefix('n_') if name == 'n_samples' else name.replace('_', '-')} {value}")
+    parts += [f"--seed {plan.seeds[0]}"] if plan.seeds[0] else []
+    parts += [f"--seeds {len(plan.seeds)}"] if len(plan.seeds) != len(usual["seeds"]) else []
+    return " ".join([*parts, "--out out"])
 
 
 def _shown(rows: Sequence[dict[str, Any]]) -> list[str]:
