@@ -38,7 +38,7 @@ from temperance.trial import draw_sets
 SEEDS = {"digits": (10, 11, 12), "fashion": (10, 11, 12)}
 PLANS = {
     "digits": Plan(),
-    "fashion": Plan(data="fashion[:6000]", size=16, n_train=300),
+    "fashion": Plan(data="fashion[:6000]", size=16, n_train=300, steps=3000),
 }
 COLUMNS: dict[str, tuple[str, int, dict[str, float]]] = {  # sampler, levels, options
     "heun 10": ("heun", 10, {}),

@@ -1,7 +1,6 @@
 """The page of a study: the Pareto plots, the curves behind them, and who beats an early stop."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from shlex import quote
 from typing import Any
 
@@ -29,15 +28,15 @@ def page(plan: Plan, found: dict[str, Any]) -> Page:
 
 def command(plan: Plan) -> str:
     """The command line that repeats this plan; options at their defaults are left out."""
-    usual = {f.name: f.default for f in fields(Plan)}
+    usual = Plan(data=plan.data, heldout=plan.heldout)
     parts = ["temperance study", quote(plan.data), "--heldout", quote(plan.heldout)]
     parts += [f"--method {m}" for m in plan.methods]
     for name in ("over", "n_train", "n_heldout", "n_samples", "steps", "batch_size", "network", "size"):
         value = getattr(plan, name)
-        if value != usual[name]:
+        if value != getattr(usual, name):
             parts.append(f"--{name.removeprefix('n_') if name == 'n_samples' else name.replace('_', '-')} {value}")
     parts += [f"--seed {plan.seeds[0]}"] if plan.seeds[0] else []
-    parts += [f"--seeds {len(plan.seeds)}"] if len(plan.seeds) != len(usual["seeds"]) else []
+    parts += [f"--seeds {len(plan.seeds)}"] if len(plan.seeds) != len(usual.seeds) else []
     return " ".join([*parts, "--out out"])
 
 
