@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "examples"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "paper_protocol")  # it wants arguments
 
 
 def load(name):
@@ -43,3 +43,13 @@ def test_the_diffusers_recipe_differs_in_two_lines():
 def test_an_example_learns():
     module = load("plain_loop")
     assert module.main(steps=300) < 0.7 * module.main(steps=1)
+
+
+@pytest.mark.slow
+def test_the_papers_protocol_runs_small(tmp_path):
+    words = "digits[:40] --heldout digits[40:80] --size 8 --channels 1 --k 5 --space pixels --steps 2 --batch-size 4"
+    words += " --precision fp32 --width 8 --samples 4 --evaluations 6 --objective temperature"
+    main = load("paper_protocol").main
+    found = main([*words.split(), "--out", str(tmp_path)])
+    assert math.isfinite(found["temperature"]["pixels"]["copy_auc"])
+    assert main([*words.split(), "--out", str(tmp_path)]) == found  # nothing is made twice

@@ -136,7 +136,8 @@ def prepare(
     if known is not None:
         objective = Labeled(objective, known.repeat(2) if recipe.flips else known)
     resolved = replace(recipe, network=kind, process=process, prediction=predicts, **chosen)
-    return Prepared(resolved, schedule, objective, denoiser, chosen)
+    decided = {name: value for name, value in chosen.items() if getattr(recipe, name) == "auto"}
+    return Prepared(resolved, schedule, objective, denoiser, decided)
 
 
 def _schedule(recipe: Recipe, points: Tensor) -> Schedule:
