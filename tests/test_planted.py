@@ -22,7 +22,7 @@ from temperance.auditing.gate import MEASURES, broken, limits
 from temperance.auditing.matching import Matcher, see, undone, view_name
 from temperance.auditing.planted import controls, disguises
 from temperance.data import Images
-from temperance.report import html
+from temperance.report import Table, html
 
 DIGITS = (
     (load_digits().images / 16 * 255).round().astype(np.uint8)[..., None][np.random.default_rng(0).permutation(1797)]
@@ -356,7 +356,10 @@ def test_two_reports_stand_side_by_side(report, tmp_path):
     assert (rows["flagged"]["a"], rows["flagged"]["b"], rows["flagged"]["difference"]) == (6, flagged, flagged - 6)
     assert rows["memorized_fraction"]["null_a"] == rows["memorized_fraction"]["null_b"]
     assert found["warnings"] == []
-    assert "Side by side" in html(comparison_page(found, ("a.json", "b.json")))
+    page = comparison_page(found, ("a.json", "b.json"))
+    (table,) = page.blocks
+    assert isinstance(table, Table) and len(table.rows) == len(rows)  # nothing measured is left out
+    assert "Side by side" in html(page)
     b["provenance"]["sha256"]["train"] = "other"
     assert "different train sets" in side_by_side(a, b)["warnings"][0]
     (tmp_path / "report.json").write_text(json.dumps({**a, "schema": 99}))

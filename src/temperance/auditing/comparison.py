@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from temperance.auditing.document import KEYS, SCHEMA
-from temperance.report import Cell, Column, Notes, Page, Row, Table
-from temperance.report.blocks import number
+from temperance.report import Cell, Column, Notes, Page, Row, Table, Tile
+from temperance.report.audit_tables import MEASURES
+from temperance.report.blocks import number, percent
 
 FIGURES = ("flagged", *KEYS)
 
@@ -33,7 +34,8 @@ def read_report(path: str | Path) -> dict[str, Any]:
 def side_by_side(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     """Every figure that both have, by encoder: {name: {a, b, difference, null_a, null_b, overlap}}, and warnings.
 
-    `overlap`: whether the two 95 % intervals meet; None where one has none.
+    `overlap`: whether the two 95 % intervals meet; None where one has none. `membership`: the same of the AUC of the
+    membership test, None unless both have it.
     """
     encoders = {}
     for encoder in [e for e in a["encoders"] if e in b["encoders"]]:
@@ -41,7 +43,12 @@ def side_by_side(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         encoders[encoder] = {
             key: _pair(key, left, right) for key in FIGURES if left.get(key) is not None and right.get(key) is not None
         }
-    return {"schema": SCHEMA, "encoders": encoders, "warnings": _warnings(a, b)}
+    tests = [r.get("membership") for r in (a, b)]
+    attack = None
+    if all(tests):
+        left, right = ({"auc": t["auc"], "intervals": {"auc": t["auc_ci"]}, "nulls": {"auc": 0.5}} for t in tests)
+        attack = _pair("auc", left, right)
+    return {"schema": SCHEMA, "encoders": encoders, "membership": attack, "warnings": _warnings(a, b)}
 
 
 def _pair(key: str, left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
@@ -74,24 +81,59 @@ def _warnings(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 def comparison_page(found: dict[str, Any], names: tuple[str, str]) -> Page:
     """The page of `audit --compare`."""
     columns = (
-        Column("Measurement", "The key of report.json.", text=True),
+        Column("Measurement", "What is measured, in one sentence.", text=True),
         Column("A", f"The figure in {names[0]}."),
         Column("B", f"The figure in {names[1]}."),
         Column("B - A", "The difference."),
         Column("Real data", "The null in A; in B, if it is another."),
-        Column("Intervals", "Whether the two 95 % intervals meet: if they do, the difference may be chance."),
+        Column(
+            "Intervals", "Whether the two 95 % intervals meet: if they do, the difference may be chance.", text=True
+        ),
     )
+    said = f"A: {names[0]}. B: {names[1]}."
     tables = [
-        Table(f"Side by side · {encoder}", f"A: {names[0]}. B: {names[1]}.", columns, tuple(map(_row, rows.items())))
+        Table(f"Side by side · {encoder}", said, columns, _rows(rows, found["membership"]))
         for encoder, rows in found["encoders"].items()
     ]
+    tiles = [t for rows in list(found["encoders"].values())[:1] for t in _tiles(rows)]
     notes = (Notes("Before comparing", tuple(found["warnings"]), "warning"),) if found["warnings"] else ()
-    return Page("Two audits side by side", f"{names[0]} and {names[1]}.", (), (*notes, *tables), "Temperance · audit")
+    return Page("Two audits side by side", said, tuple(tiles), (*notes, *tables), "Temperance · audit")
 
 
-def _row(item: tuple[str, dict[str, Any]]) -> Row:
-    key, v = item
+def _tiles(rows: dict[str, dict[str, Any]]) -> list[Tile]:
+    """The three figures that tell a copycat, A before B."""
+    shown = (
+        ("memorized_fraction", "copied", percent),
+        ("flagged", "flagged", str),
+        ("copy_auc", "closer than real", number),
+    )
+    return [
+        Tile(write(rows[key][side]), f"{name}, {side.upper()}", "0.5 is right" if key == "copy_auc" else "")
+        for key, name, write in shown
+        if key in rows
+        for side in ("a", "b")
+    ]
+
+
+def _rows(rows: dict[str, dict[str, Any]], membership: dict[str, Any] | None) -> tuple[Row, ...]:
+    """Named and grouped as in a report; then what no report's table names."""
+    found = []
+    if "flagged" in rows:
+        found.append(
+            _row(("Flagged", "Images closer to a training image than chance allows."), rows["flagged"], "Copying")
+        )
+    for group, names in MEASURES.items():
+        shown = [name for name in names if name in rows]
+        for i, name in enumerate(shown):
+            found.append(_row(names[name], rows[name], group if i == 0 and not (found and group == "Copying") else ""))
+    if membership is not None:
+        about = "Members told from non-members", "AUC of the membership test on the model; 0.5 gives nothing away."
+        found.append(_row(about, membership, "The model"))
+    return tuple(found)
+
+
+def _row(about: tuple[str, str], v: dict[str, Any], group: str = "") -> Row:
     null = number(v["null_a"]) if v["null_a"] == v["null_b"] else f"{number(v['null_a'])}; {number(v['null_b'])}"
     meet = {True: "meet", False: "apart", None: "–"}[v["overlap"]]
-    cells = (key.replace("_", " "), number(v["a"]), number(v["b"]), number(v["difference"]), null, meet)
-    return Row(tuple(map(Cell, cells)))
+    cells = (number(v["a"]), number(v["b"]), number(v["difference"]), null, meet)
+    return Row((Cell(*about), *map(Cell, cells)), group=group)

@@ -91,12 +91,14 @@ def _svg(context: Any, canvas: Any, name: str) -> str:
     )
 
 
-_PLACES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+_NEAR = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+_PLACES = (*_NEAR, *((right, reach * up) for reach in (4, 8) for right, up in _NEAR if up))
 
 
 def _box(x: float, y: float, right: int, up: int, width: float, height: float) -> tuple[float, float, float, float]:
     """Left, bottom, right, top in points of a label that hangs to one side of (x, y)."""
-    left, low = x + 10 * right + (right - 1) * width / 2, y + 8 * up + (up - 1) * height / 2
+    side = (up > 0) - (up < 0)
+    left, low = x + 10 * right + (right - 1) * width / 2, y + 8 * up + (side - 1) * height / 2
     return left, low, left + width, low + height
 
 
@@ -144,12 +146,14 @@ def frontier(
         width = 5.6 * max(len(label), len(small))
         place = min(_PLACES, key=lambda p: _overlap(_box(*at, *p, width, 26.0), taken))
         taken.append(_box(*at, *place, width, 26.0))
-        ha, va = (("right", "center", "left")[place[0] + 1], ("top", "center", "bottom")[place[1] + 1])
+        side = (place[1] > 0) - (place[1] < 0)
+        ha, va = (("right", "center", "left")[place[0] + 1], ("top", "center", "bottom")[side + 1])
         ax.annotate(
             f"{label}\n{small}",
             (x, y),
             (10 * place[0], 8 * place[1]),
             textcoords="offset points",
+            arrowprops={"arrowstyle": "-", "lw": 0.6, "color": INK} if abs(place[1]) > 1 else None,
             ha=ha,
             va=va,
             fontsize=9,
