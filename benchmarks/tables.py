@@ -5,7 +5,8 @@
     python -m benchmarks.tables --check                 change nothing; exit 1 if a table is not what its rows say
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Its rows are means over seeds, and, where there are
-several, the standard deviation over them. Of a run's looks, every second one is shown, and the best early stop.
+several, the standard deviation over them. Of a run's looks, every second one is shown, and the best early stop. The
+table `summary` has one row for each study: tangent smoothing at its last step against the best early stop.
 """
 
 import argparse
@@ -44,20 +45,48 @@ def table(name: str) -> str:
     said = f"`{found['command']}`; {seeds} seed{'s' * (seeds > 1)}, held-out images copied {share(null)}:"
     head = f"| method | step | copied | copy AUC | FD (floor {floor:.1f}) | recall | precision |"
     lines = [said, "", head, "|" + "---|" * 7]
-    verdicts = against_early_stop(rows) if any(r["steps"] for r in rows) else []
-    best = {v["n_train"]: v["early_stop"]["steps"] for v in verdicts if v["method"] == "tangent"}
+    if len(rows) == len({(r["method"], r["seed"]) for r in rows}):  # a demo: nothing looked at on the way
+        for method in dict.fromkeys(r["method"] for r in rows):
+            group = [r for r in rows if r["method"] == method]
+            lines.append(line(method, sorted({r["steps"] for r in group}), group))
+        return "\n".join(lines)
+    verdicts = [v for v in against_early_stop(rows) if v["method"] == "tangent"]
+    best = {v["n_train"]: v["early_stop"]["steps"] for v in verdicts}
     for method, n in dict.fromkeys((r["method"], r["n_train"]) for r in rows):
         looks = [steps for steps, _ in curve(rows, method, n)]
         for steps in looks:
             stop = method == "conditional" and steps == best.get(n) != looks[-1]
             if stop or looks.index(steps) % 2 == (len(looks) - 1) % 2:
                 group = [r for r in rows if (r["method"], r["n_train"], r["steps"]) == (method, n, steps)]
-                lines.append(line(method + (" (best early stop)" if stop else ""), steps, group))
-    return "\n".join([*lines, *(verdict(v) for v in verdicts if v["method"] == "tangent")])
+                lines.append(line(method + (" (best early stop)" if stop else ""), [steps], group))
+    return "\n".join([*lines, *(verdict(v) for v in verdicts)])
 
 
-def line(method: str, steps: int, rows: list[Row]) -> str:
-    cells = [method, f"{steps:,}" if steps else ""]
+def summary() -> str:
+    """Tangent smoothing against the best early stop that copies no more, one row for each kept study."""
+    lines = [
+        "| images | seeds | copied: early stop, tangent | FD: early stop, tangent (floor) | recall: same | |",
+        "|" + "---|" * 6,
+    ]
+    for path in sorted(KEPT.glob("*.json")):
+        rows = json.loads(path.read_text())["rows"]
+        found = [v for v in against_early_stop(rows) if v["method"] == "tangent"] if path.stem != "demo" else []
+        for v in found:
+            stop, won = v["early_stop"], v["fd_not_worse"] and v["recall_higher"]
+            cells = [
+                path.stem.replace("-", ", ", 1),
+                str(len({r["seed"] for r in rows})),
+                f"{share(stop['memorized_fraction'])}, {share(v['memorized_fraction'])}",
+                f"{stop['fd_heldout']:.1f}, {v['fd_heldout']:.1f} ({fmean(r['fd_floor'] for r in rows):.1f})",
+                f"{share(stop['recall'])}, {share(v['recall'])}",
+                "won" if won else "**not won**",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def line(method: str, steps: list[int], rows: list[Row]) -> str:
+    cells = [method, " and ".join(f"{s:,}" for s in steps if s)]
     for key in SHOWN:
         values = [r[key] for r in rows]
         show = (lambda v: f"{v:.1f}") if key == "fd_heldout" else share
@@ -83,7 +112,11 @@ def share(value: float) -> str:
 
 def written(page: str) -> str:
     """A page with all of its tables made anew."""
-    return MARK.sub(lambda m: f"<!-- table: {m['name']} -->\n{table(m['name'])}\n<!-- end -->", page)
+
+    def drawn(name: str) -> str:
+        return summary() if name == "summary" else table(name)
+
+    return MARK.sub(lambda m: f"<!-- table: {m['name']} -->\n{drawn(m['name'])}\n<!-- end -->", page)
 
 
 def main() -> None:

@@ -43,12 +43,15 @@ def side_by_side(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         encoders[encoder] = {
             key: _pair(key, left, right) for key in FIGURES if left.get(key) is not None and right.get(key) is not None
         }
-    tests = [r.get("membership") for r in (a, b)]
-    attack = None
-    if all(tests):
-        left, right = ({"auc": t["auc"], "intervals": {"auc": t["auc_ci"]}, "nulls": {"auc": 0.5}} for t in tests)
-        attack = _pair("auc", left, right)
-    return {"schema": SCHEMA, "encoders": encoders, "membership": attack, "warnings": _warnings(a, b)}
+    return {"schema": SCHEMA, "encoders": encoders, "membership": _membership(a, b), "warnings": _warnings(a, b)}
+
+
+def _membership(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any] | None:
+    tests = [r["membership"] for r in (a, b) if r.get("membership")]
+    if len(tests) < 2:
+        return None
+    left, right = ({"auc": t["auc"], "intervals": {"auc": t["auc_ci"]}, "nulls": {"auc": 0.5}} for t in tests)
+    return _pair("auc", left, right)
 
 
 def _pair(key: str, left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
