@@ -32,8 +32,8 @@ def main(steps: int = 20, n: int = 64) -> float:
     points = latents * scale
 
     schedule = tp.edm_for(points.flatten(1))
-    width = tp.suggest_h(points.flatten(1), 10).h or 0.5  # measured on the latents; 0 would mean no smoothing
-    objective = tp.TangentSmoothed(schedule, points, tp.neighbors(points.flatten(1), 10), h=width)
+    table = tp.neighbors(points.flatten(1), 10)
+    objective = tp.TangentSmoothed(schedule, points, table, h=tp.suggest_h(points.flatten(1), table).h)
     unet = UNet2DModel(
         sample_size=8,
         in_channels=4,

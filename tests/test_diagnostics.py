@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -12,9 +13,10 @@ from temperance.diagnostics import (
     expansion_factor,
     mean_effective_sample_size,
     suggest_h,
+    suggest_k,
     suggest_temperature,
 )
-from temperance.distance import neighbors
+from temperance.distance import Neighbors, neighbors
 from temperance.empirical import Posterior, denoise, noise_conditional
 
 
@@ -106,23 +108,43 @@ def test_suggest_temperature_makes_half_a_neighborhood_share_the_score():
     assert doubled == pytest.approx(2 * strength, rel=0.02)
 
 
-def test_suggest_h_on_digits():
-    found = suggest_h(digits(), 10, candidates=(0.0, 0.2, 0.4, 0.7, 1.0, 1.5), folds=3)
-    assert 0.4 <= found.h <= 1.0
-    best = max(found.likelihood)
-    assert found.likelihood[found.candidates.index(found.h)] == best
-    assert best > found.likelihood[0] + 1  # h = 0: Diracs
-    again = [suggest_h(digits(30), 5, candidates=(0.0, 0.7), folds=2) for _ in range(2)]
-    assert again[0] == again[1]
+def test_suggest_h_keeps_the_distance_of_unseen_points():
+    points = digits()
+    table = neighbors(points, 10)
+    found = suggest_h(points, table)
+    assert found.nearer[0] == 1.0 and all(a > b for a, b in itertools.pairwise(found.nearer))  # h = 0: the points
+    assert found == suggest_h(points, table)
+    # The oracle, in float64, on noise of its own: at this width neither is nearer.
+    x, g = points.double(), torch.Generator().manual_seed(1)
+    row = torch.randint(100, (4000,), generator=g)
+    z = torch.randn(4000, 10, generator=g, dtype=torch.float64) / 10**0.5
+    displaced = x[row] + found.h * torch.einsum("bk,bkd->bd", z, x[table.index[row]] - x[row, None])
+    between = torch.cdist(x, x).fill_diagonal_(torch.inf).amin(1)
+    share = float((torch.cdist(displaced, x).amin(1)[:, None] < between).double().mean())
+    assert share == pytest.approx(0.5, abs=0.04)
 
 
-def test_suggest_h_spreads_points_along_a_line():
+def test_suggest_h_has_no_unit_and_does_not_count_copies():
+    points = digits()
+    h = suggest_h(points, neighbors(points, 10)).h
+    assert suggest_h(3 * points + 1, neighbors(3 * points + 1, 10)).h == pytest.approx(h, rel=1e-3)
+    twice = torch.cat([points, points])  # every point has a copy: distances to others are as before
+    table = neighbors(points, 10)
+    again = suggest_h(twice, Neighbors(table.index.repeat(2, 1), table.distance.repeat(2, 1)))
+    assert again.h == pytest.approx(h, abs=0.1)
+
+
+def test_suggest_h_takes_the_widest_where_displaced_points_stay_near():
     g = torch.Generator().manual_seed(0)
-    line = torch.randn(80, 1, generator=g) @ torch.ones(1, 12) + 1e-3 * torch.randn(80, 12, generator=g)
-    found = suggest_h(line, 3, candidates=(0.0, 0.5, 1.0))
-    assert found.h > 0 and max(found.likelihood) > found.likelihood[0] + 3
+    line = torch.randn(80, 1, generator=g) @ torch.ones(1, 12)
+    table = neighbors(line, 1)
+    assert suggest_h(line, table, candidates=(0.0, 0.1, 0.2)).h == 0.2
 
 
-def test_suggest_h_refuses_too_many_neighbors():
-    with pytest.raises(ValueError, match="k=10"):
-        suggest_h(digits(12), 10)
+def test_suggest_h_needs_two_points():
+    with pytest.raises(ValueError, match="all points are the same"):
+        suggest_h(torch.ones(4, 3), Neighbors(torch.zeros(4, 1, dtype=torch.long), torch.zeros(4, 1)))
+
+
+def test_suggest_k_takes_what_is_there():
+    assert (suggest_k(5), suggest_k(11), suggest_k(60_000)) == (4, 10, 10)

@@ -15,7 +15,8 @@ _HOME = {
     "TemperatureSmoothed Weighted loss native predict",
     "sample": "Noise NotConverged Samples adaptive ancestral annealed dpm_solver heun integrate nesterov "
     "predictor_corrector projected",
-    "diagnostics": "collapse_sigma dominance effective_sample_size expansion_factor suggest_h suggest_temperature",
+    "diagnostics": "collapse_sigma dominance effective_sample_size expansion_factor suggest_h suggest_k "
+    "suggest_temperature",
     "engine": "EmpiricalDenoiser",
     "network": "Blind Parameterized Preconditioned ResidualMlp",
     "data": "Images InputError",

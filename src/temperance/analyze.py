@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from temperance.data import Images
-from temperance.diagnostics import Width, collapse_sigma, expansion_factor, suggest_h, suggest_temperature
+from temperance.diagnostics import Width, collapse_sigma, expansion_factor, suggest_h, suggest_k, suggest_temperature
 from temperance.distance import duplicates
 from temperance.engine import EmpiricalDenoiser, Finder
 from temperance.metrics import proximity
@@ -21,7 +21,9 @@ LEVELS = 16  # noise levels of the curve
 DRAWS = 128  # noisy images a level
 
 
-def analyze(images: Images, out: Path, *, heldout: Images | None, k: int, seed: int, progress: bool) -> dict[str, Any]:
+def analyze(
+    images: Images, out: Path, *, heldout: Images | None, k: int | None, seed: int, progress: bool
+) -> dict[str, Any]:
     """Write `report.html` and `analysis.json` about a data set; returns the latter.
 
     Cost: the neighbor table (2 n^2 d flops) and 16 evaluations of the empirical denoiser on 128 rows.
@@ -36,10 +38,11 @@ def analyze(images: Images, out: Path, *, heldout: Images | None, k: int, seed: 
         return value
 
     distinct = done(len(duplicates(flat).unique()))
+    k = suggest_k(len(flat)) if k is None else k
     table = done(Finder(flat)(flat, k, torch.arange(len(flat))))
     sigma = done(collapse_sigma(flat, seed=seed))
     sizes = done(_curve(points, schedule.grid(LEVELS), seed))
-    width = done(suggest_h(flat, k))
+    width = done(suggest_h(flat, table))
     strength = done(suggest_temperature(flat, table, sigma))
     bar.close()
     expansion = expansion_factor(EmpiricalDenoiser(points), points, sigma / 4, draws=min(len(points), 64))
@@ -55,7 +58,7 @@ def analyze(images: Images, out: Path, *, heldout: Images | None, k: int, seed: 
         "nearest_distance_median": float(table.distance[:, 0].median()),
         "heldout_nearest_distance_median": None,
         "suggested": {"k": k, "h": width.h, "temperature": strength, "sigma_collapse": sigma},
-        "h_curve": {"h": list(width.candidates), "log_likelihood": list(width.likelihood)},
+        "h_curve": {"h": list(width.candidates), "nearer_than_unseen": list(width.nearer)},
         "schedule": vars(schedule),
     }
     unseen = None if heldout is None else proximity(heldout.tensor().flatten(1), flat)
@@ -90,11 +93,12 @@ def _page(images: Images, found: dict[str, Any], width: Width, own: Tensor, unse
         level=("1.5: single images take over", 1.5),
         log=(True, True),
     )
-    likelihood = curves(
-        [("left-out images", width.candidates, width.likelihood, 1)],
+    nearer = curves(
+        [("displaced images", width.candidates, width.nearer, 1)],
         name="h",
         xlabel="tangent width h",
-        ylabel="log-likelihood, nats an image",
+        ylabel="nearer to the others than an unseen one",
+        level=("a half: as far as unseen images", 0.5),
     )
     limit = 1.05 * max(float(own.max()), 0.0 if unseen is None else float(unseen.max()), 1e-6)
     near = histogram(
@@ -122,9 +126,11 @@ def _page(images: Images, found: dict[str, Any], width: Width, own: Tensor, unse
         ),
         Figures(
             "How far to spread each image",
-            "Each candidate width is judged by how likely it makes training images that were left out. The peak is the"
-            " automatic choice; held-out data plays no part.",
-            (likelihood,),
+            "Tangent smoothing displaces each training image towards its neighbors. Too little, and it stays nearer to"
+            " the training set than an unseen image would be; too much, and it is farther. Each training image stands"
+            " in for an unseen one against all others. The automatic width is where neither is nearer; held-out data"
+            " plays no part.",
+            (nearer,),
         ),
         Figures("How close images are", "Distances in pixels run from -1 to 1.", (near,)),
         Notes(

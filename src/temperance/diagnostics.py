@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from temperance.denoiser import Denoiser
-from temperance.distance import Neighbors, nearest, neighbors
-from temperance.empirical import Posterior, Tangent, noise_conditional
-from temperance.engine import EmpiricalDenoiser
+from temperance.distance import Neighbors, duplicates, nearest
+from temperance.empirical import Posterior, noise_conditional
+from temperance.engine import EmpiricalDenoiser, Finder
 
 
 def entropy(posterior: Posterior) -> Float[Tensor, " batch"]:
@@ -132,45 +132,65 @@ def suggest_temperature(
     return (low * high) ** 0.5 * sigma
 
 
+def suggest_k(n: int) -> int:
+    """The number of neighbors for a set, or a class, of n images: 10, or all others where there are fewer.
+
+    What k changes, `suggest_h` mostly changes back: at widths that keep the same distance to the training images, 10
+    and 20 neighbors give closed forms of about the same quality (LOG.md, 2026-11-25).
+    """
+    return min(10, n - 1)
+
+
 class Width(NamedTuple):
-    """A tangent width and the curve it was chosen on: mean log-likelihood of left-out points, nats."""
+    """A tangent width and the curve it was read from: how often a displaced image is the nearer one, at each width."""
 
     h: float
     candidates: tuple[float, ...]
-    likelihood: tuple[float, ...]
+    nearer: tuple[float, ...]
 
 
 def suggest_h(
     points: Float[Tensor, "n d"],
-    k: int,
+    table: Neighbors,
     *,
-    candidates: Sequence[float] = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5),
-    folds: int = 5,
-    limit: int = 600,
+    candidates: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
+    draws: int = 1000,
 ) -> Width:
-    """The tangent width under which left-out training points are most likely; held-out data plays no part.
+    """The tangent width at which displaced images lie as far from the training images as unseen ones do.
 
-    Each fold's points are scored by the tangent mixture of the others, at the noise level that suits that width best
-    (eight levels around the median nearest distance per dimension). Data beyond `limit` points is subsampled, which
-    widens the distances a little. Cost: folds * candidates * 8 evaluations of `limit` rows.
+    h solves P(min_j |mu'_h - mu_j| < min_{j != i} |mu_i - mu_j|) = 1/2: a displaced image mu'_h against a training
+    image mu_i that stands in for an unseen one, since the others never saw it. Copies of mu_i do not count as others.
+    Read linearly between candidates; the largest one, if displaced images stay nearer even there. Held-out data plays
+    no part. `table`: the neighbors that displace. Cost: 2 n d flops for each of `draws` rows and candidate.
+
+    Raises:
+        ValueError: if fewer than two points differ.
     """
+    groups = duplicates(points)
+    earlier = torch.cat([groups.new_tensor([-1]), groups.cummax(0).values[:-1]])
+    distinct = points[groups > earlier]
+    if len(distinct) < 2:
+        raise ValueError("all points are the same: there is no distance to keep from them")
     generator = Generator().manual_seed(0)
-    order = torch.randperm(len(points), generator=generator)[:limit]
-    sample = points[order]
-    folds = min(folds, len(sample))
-    if len(sample) - -(-len(sample) // folds) <= k:
-        raise ValueError(f"k={k} is too large to leave points out of {len(sample)}")
-    scale = float(nearest(sample, sample, 2).distance[:, 1].median()) / points.shape[1] ** 0.5
-    levels = [scale * 2 ** (i / 3) for i in range(-5, 3)]
-    total = torch.zeros(len(candidates), len(levels), dtype=torch.float64)
-    for fold in range(folds):
-        left = torch.zeros(len(sample), dtype=torch.bool)
-        left[fold::folds] = True
-        rest = sample[~left]
-        table = neighbors(rest, k)
-        for i, h in enumerate(candidates):
-            model = Tangent(rest, table, h)
-            for j, level in enumerate(levels):
-                total[i, j] += model.log_density(sample[left], torch.full((int(left.sum()),), level)).sum()
-    best = (total / len(sample)).amax(1)
-    return Width(float(candidates[int(best.argmax())]), tuple(candidates), tuple(best.tolist()))
+    find = Finder(distinct)
+    left_out = torch.randperm(len(distinct), generator=generator)[:draws]
+    unseen = find(distinct[left_out], 1, left_out).distance[:, 0].double().sort().values
+    row = (torch.randperm(len(points), generator=generator)[:draws]).repeat(-(-draws // len(points)))[:draws]
+    z = torch.randn(draws, table.index.shape[1], generator=generator).to(points) / table.index.shape[1] ** 0.5
+    pulled = torch.nn.functional.embedding_bag(table.index[row], points, per_sample_weights=z, mode="sum")
+    step = pulled - z.sum(1, keepdim=True) * points[row]
+    nearer = []
+    for h in candidates:
+        distance = find(points[row] + h * step, 1).distance[:, 0].double()
+        above = len(unseen) - torch.searchsorted(unseen, distance, right=True)
+        equal = len(unseen) - torch.searchsorted(unseen, distance) - above
+        nearer.append(float((above + equal / 2).mean() / len(unseen)))
+    return Width(_crossing(candidates, nearer, 0.5), tuple(candidates), tuple(nearer))
+
+
+def _crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
+    """Where a falling curve first reaches `level`, linearly between its points; its last point if it never does."""
+    for i in range(1, len(x)):
+        if y[i] <= level < y[i - 1]:
+            return x[i - 1] + (x[i] - x[i - 1]) * (y[i - 1] - level) / (y[i - 1] - y[i])
+    return x[-1]

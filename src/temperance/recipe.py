@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from temperance.denoiser import PREDICTIONS
-from temperance.diagnostics import collapse_sigma, suggest_h, suggest_temperature
+from temperance.diagnostics import collapse_sigma, suggest_h, suggest_k, suggest_temperature
 from temperance.distance import Neighbors, neighbors
 from temperance.engine import EmpiricalDenoiser
 from temperance.features import by_name, encode
@@ -56,7 +56,7 @@ class Recipe:
     init: str = ""
     class_conditional: bool = False
     flips: bool = False
-    k: int = 10
+    k: int | Literal["auto"] = "auto"
     temperature: Auto = "auto"
     sigma_collapse: Auto = "auto"
     h: Auto = "auto"
@@ -73,8 +73,8 @@ class Recipe:
         for name in ("class_conditional", "flips"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
-        if self.k < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}")
+        if self.k != "auto" and (not isinstance(self.k, int) or self.k < 1):
+            raise ValueError(f"k must be a whole number of at least 1 or auto, got {self.k!r}")
         for name in ("temperature", "sigma_collapse", "h"):
             value = getattr(self, name)
             if isinstance(value, str) and value != "auto":
@@ -180,19 +180,20 @@ def _objective(
         # A noise-unconditional network of vp or flow sits in a denoiser that is told sigma (decision 0007).
         return (NoiseConditional if told else NoiseUnconditional)(schedule), {}
     least = len(points) if labels is None else int(labels.unique(return_counts=True)[1].min())
-    if least <= recipe.k:
+    k = suggest_k(least) if recipe.k == "auto" else recipe.k
+    if least <= max(k, 1):
         where = "" if labels is None else " in every class"
-        raise ValueError(f"k={recipe.k} neighbors need at least {recipe.k + 1} images{where}, got {least}; lower --k")
+        raise ValueError(f"k={max(k, 1)} neighbors need at least {max(k, 1) + 1} images{where}, got {least}; lower --k")
     flat = points.flatten(1)
-    table = neighbor_table(points, recipe.k, recipe.space, labels)
+    table = neighbor_table(points, k, recipe.space, labels)
     rows, mirror = (mirrored(points), mirrored_table(table)) if recipe.flips else (points, table)
     if recipe.objective == "tangent":
-        h = suggest_h(flat, recipe.k).h if recipe.h == "auto" else float(recipe.h)
-        return TangentSmoothed(schedule, rows, mirror, h), {"h": h}
+        h = suggest_h(flat, table).h if recipe.h == "auto" else float(recipe.h)
+        return TangentSmoothed(schedule, rows, mirror, h), {"k": k, "h": h}
     sigma = collapse_sigma(flat) if recipe.sigma_collapse == "auto" else float(recipe.sigma_collapse)
     auto = recipe.temperature == "auto"
     strength = suggest_temperature(flat, table, sigma) if auto else float(recipe.temperature)
-    chosen = {"sigma_collapse": sigma, "temperature": strength}
+    chosen = {"k": k, "sigma_collapse": sigma, "temperature": strength}
     return TemperatureSmoothed(schedule, rows, mirror, sigma, strength), chosen
 
 
@@ -272,7 +273,7 @@ def closed_form(points: Float[Tensor, "n c h w"], name: str, k: int = 10) -> Emp
         return EmpiricalDenoiser(points, "conditional")
     table = neighbors(flat, k)
     if name == "tangent":
-        return EmpiricalDenoiser(points, "tangent", neighbors=table, h=suggest_h(flat, k).h)
+        return EmpiricalDenoiser(points, "tangent", neighbors=table, h=suggest_h(flat, table).h)
     sigma = collapse_sigma(flat)
     strength = suggest_temperature(flat, table, sigma)
     return EmpiricalDenoiser(points, "temperature", sigma_collapse=sigma, temperature=strength)

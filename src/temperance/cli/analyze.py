@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from temperance.cli.input import load, say, writable
+from temperance.cli.input import load, say, whole_or_auto, writable
 from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
@@ -14,7 +14,7 @@ def analyze(
     data: Annotated[str, typer.Argument(help="Training images.")],
     out: Out,
     heldout: Annotated[str | None, typer.Option(help="Real images the model never saw.")] = None,
-    k: Annotated[int, typer.Option(help="Neighbors of each image.")] = 10,
+    k: Annotated[str, typer.Option(help="Neighbors of each image, or auto.")] = "auto",
     size: Size = None,
     channels: Channels = None,
     on_bad: OnBad = "error",
@@ -27,10 +27,11 @@ def analyze(
     """Look at the empirical posterior of a data set: where it collapses, duplicates, suggested settings."""
     from temperance.analyze import analyze as run
 
+    near = whole_or_auto("k", k)
     writable(out)
-    images = load(data, size, channels, on_bad, out, minimum=k + 2, quiet=quiet)
+    images = load(data, size, channels, on_bad, out, minimum=3 if isinstance(near, str) else near + 2, quiet=quiet)
     unseen = load(heldout, size, channels, on_bad, out, minimum=1, quiet=quiet) if heldout else None
-    found = run(images, out, heldout=unseen, k=k, seed=seed, progress=not quiet)
+    found = run(images, out, heldout=unseen, k=None if isinstance(near, str) else near, seed=seed, progress=not quiet)
     s = found["suggested"]
     say(
         quiet,

@@ -45,6 +45,16 @@ def load(
     return images
 
 
+def whole_or_auto(name: str, text: str) -> int | str:
+    """Read an option that is a whole number or `auto`."""
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"--{name} must be a whole number or auto, got {text!r}") from None
+
+
 def number_or_auto(name: str, text: str) -> float | str:
     """Read an option that is a number or `auto`."""
     if text == "auto":

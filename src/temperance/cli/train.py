@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from temperance.cli.input import load, number_or_auto, say, writable
+from temperance.cli.input import load, number_or_auto, say, whole_or_auto, writable
 from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
@@ -17,7 +17,7 @@ def train(
     out: Out,
     objective: Annotated[str, typer.Option(help="conditional, unconditional, temperature or tangent.")] = "tangent",
     process: Annotated[str, typer.Option(help="edm, ve, vp or flow.")] = "edm",
-    k: Annotated[int, typer.Option(help="Neighbors of each image.")] = 10,
+    k: Annotated[str, typer.Option(help="Neighbors of each image, or auto.")] = "auto",
     temperature: Annotated[str, typer.Option(help="Strength tau of T = max(tau / sigma, 1), or auto.")] = "auto",
     sigma_collapse: Annotated[str, typer.Option(help="Sigma below which temperature smooths, or auto.")] = "auto",
     h: Annotated[str, typer.Option(help="Tangent width, or auto.")] = "auto",
@@ -45,8 +45,9 @@ def train(
 ) -> dict[str, Any] | None:
     """Train a diffusion model that generalizes instead of copying."""
     given = {
-        "objective": objective, "process": process, "k": k, "temperature": number_or_auto("temperature", temperature),
-        "sigma_collapse": number_or_auto("sigma_collapse", sigma_collapse), "h": number_or_auto("h", h), "space": space,
+        "objective": objective, "process": process, "k": whole_or_auto("k", k), "h": number_or_auto("h", h),
+        "temperature": number_or_auto("temperature", temperature),
+        "sigma_collapse": number_or_auto("sigma_collapse", sigma_collapse), "space": space,
         "network": network, "init": "" if init is None else str(init.absolute()),
         "class_conditional": class_conditional, "flips": flips,
         "steps": steps, "batch_size": batch_size, "lr": lr, "ema": ema, "seed": seed,

@@ -1,0 +1,51 @@
+"""Widths and neighbors of tangent smoothing, judged before any training: python -m benchmarks.widths [--data digits].
+
+For every k and h: how often a displaced training image is nearer to the training set than an unseen one would be
+(`suggest_h`'s curve, training images alone; 1/2 is where it puts h), and what held-out images say of 500 displaced
+images: what a network that learned them perfectly would draw.
+"""
+
+import argparse
+
+import torch
+from benchmarks.common import say
+
+from temperance.diagnostics import suggest_h
+from temperance.distance import neighbors
+from temperance.scorecard import score, yardstick
+from temperance.trial import draw_sets
+
+SHOWN = ("memorized_fraction", "copy_auc", "fd_heldout", "recall", "precision")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--size", type=int)
+    parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--heldout", type=int, default=700)
+    parser.add_argument("--seed", type=int, default=10)
+    parser.add_argument("--k", type=int, action="append", help="instead of 10 and 20; may be repeated")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    train, heldout, encoder = draw_sets(options.data, options.n, options.heldout, options.seed, size=options.size)
+    points, against = train.tensor(), yardstick(train.tensor(), heldout.tensor(), encoder)
+    flat = points.flatten(1)
+    say(f"{train.source}: {len(flat)} images, split {options.seed}")
+    print(f"| k | h | nearer than unseen | {' | '.join(SHOWN)} | floor |\n|{'---|' * (len(SHOWN) + 4)}")
+    for k in options.k or (10, 20):
+        table = neighbors(flat, k)
+        width = suggest_h(flat, table)
+        for h, nearer in ((width.h, 0.5), *zip(width.candidates, width.nearer)):
+            generator = torch.Generator().manual_seed(0)
+            row = torch.randint(len(flat), (500,), generator=generator)
+            z = torch.randn(500, k, generator=generator) / k**0.5
+            drawn = flat[row] + h * torch.einsum("bk,bkd->bd", z, flat[table.index[row]] - flat[row, None])
+            found, _ = score(drawn.reshape(-1, *points.shape[1:]).clamp(-1, 1), against)
+            name = f"**{h:.2f}**" if h == width.h else f"{h:.2f}"
+            figures = " | ".join(f"{found[key]:.2f}" for key in SHOWN)
+            print(f"| {k} | {name} | {nearer:.2f} | {figures} | {found['fd_floor']:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
