@@ -3,9 +3,9 @@
 python -m benchmarks.samplers [--quick] [--json] [--data digits] [--cache FOLDER]
 
 Digits: the demo's plan and network, 100 training images, three seeds. Fashion: 300 images at 16x16, 3,000 steps of a
-perceptron as wide as they need, three seeds; `--network unet` takes the UNet, about 1 s a training step on one core. Every trained model
-and every finished row is kept in the cache folder, so that a run that was stopped goes on where it was, and several
-may work side by side. One thread. 2 to 5 minutes of one core for each objective, data set and seed.
+perceptron as wide as they need, three seeds; `--network unet` takes the UNet, about 1 s a training step on one core.
+Every trained model and every finished row is kept in the cache folder, so that a run that was stopped goes on where it
+was, and several may work side by side. One thread. 2 to 5 minutes of one core for each objective, data set and seed.
 """
 
 import argparse
