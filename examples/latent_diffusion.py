@@ -33,7 +33,8 @@ def main(steps: int = 20, n: int = 64) -> float:
 
     schedule = tp.edm_for(points.flatten(1))
     table = tp.neighbors(points.flatten(1), 10)
-    objective = tp.TangentSmoothed(schedule, points, table, h=tp.suggest_h(points.flatten(1), table).h)
+    width = tp.suggest_h(points.flatten(1), table).h  # measured on the latents
+    objective = tp.TangentSmoothed(schedule, points, table, h=width)
     unet = UNet2DModel(
         sample_size=8,
         in_channels=4,
@@ -54,7 +55,7 @@ def main(steps: int = 20, n: int = 64) -> float:
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-    print(f"{steps} steps, h {width}, loss {float(value.detach()):.3f}")
+    print(f"{steps} steps, h {width:.2f}, loss {float(value.detach()):.3f}")
 
     drawn = tp.integrate(tp.heun, network.eval(), points.shape[1:], tp.levels(schedule, 10), tp.Noise(0, range(4)))
     with torch.no_grad():

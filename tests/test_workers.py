@@ -1,8 +1,12 @@
 """Jobs over several processes: in what order, and how they end."""
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from temperance.workers import spread
@@ -35,6 +39,41 @@ def test_a_failure_stops_the_others_and_leaves_no_noise(capfd, tmp_path):
         list(spread(fail_soon, [(i, str(done)) for i in range(3)], total=3, unit="job", label="test", progress=False))
     assert not done.exists()
     assert "Traceback" not in capfd.readouterr().err
+
+
+def write_and_wait(folder, i, tick):
+    (Path(folder) / str(i)).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    jobs = [(str(tmp_path), i) for i in range(2)]
+    code = "from tests.test_workers import *\nif __name__ == '__main__':\n"
+    code += f"    list(spread(write_and_wait, {jobs}, total=2, unit='job', label='', progress=False))"
+    (tmp_path / "main.py").write_text(code)
+    root = Path(__file__).parent.parent
+    first = subprocess.Popen([sys.executable, tmp_path / "main.py"], env={**os.environ, "PYTHONPATH": str(root)})
+    worker = tmp_path / "0"
+    _until(lambda: worker.exists() and worker.read_text())
+    first.kill()
+    first.wait()
+    _until(lambda: not _runs(int(worker.read_text())))
+
+
+def _until(true):
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def _runs(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_no_jobs_start_nothing():

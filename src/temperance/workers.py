@@ -1,9 +1,11 @@
 """Independent jobs over the processor's cores: one thread each, so that results do not depend on how many there are."""
 
 import multiprocessing
+import os
 import queue
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -50,9 +52,18 @@ def spread(
 
 
 def _alone() -> None:
-    """One thread; and Ctrl-C is the first process's to deal with."""
+    """One thread; Ctrl-C is the first process's to deal with, and a worker does not outlive that process."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    """Wait for the process that started this one; if it is killed, nobody waits for what is computed here."""
+    first = multiprocessing.parent_process()
+    assert first is not None
+    first.join()
+    os._exit(1)
 
 
 def _finished(futures: list[Any], ticks: Any, bar: Any) -> Iterator[Any]:
