@@ -84,7 +84,7 @@ def _curve(points: Tensor, sigmas: Tensor, seed: int) -> list[dict[str, float]]:
 
 
 def _page(images: Images, found: dict[str, Any], width: Width, own: Tensor, unseen: Any) -> Page:
-    sigma, size = zip(*[(r["sigma"], r["effective_sample_size"]) for r in found["effective_sample_size"]])
+    sigma, size = zip(*[(r["sigma"], r["effective_sample_size"]) for r in reversed(found["effective_sample_size"])])
     collapse = curves(
         [("images that share the score", sigma, size, 0)],
         name="ess",

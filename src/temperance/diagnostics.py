@@ -168,7 +168,8 @@ def suggest_h(
     """
     groups = duplicates(points)
     earlier = torch.cat([groups.new_tensor([-1]), groups.cummax(0).values[:-1]])
-    distinct = points[groups > earlier]
+    first = groups > earlier
+    distinct = points if bool(first.all()) else points[first]  # no copy where there are no duplicates
     if len(distinct) < 2:
         raise ValueError("all points are the same: there is no distance to keep from them")
     generator = Generator().manual_seed(0)
