@@ -10,6 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from temperance.scorecard import Yardstick, yardstick
+from temperance.trial import draw_sets
+
 SHAPES = {64: (1, 8, 8), 784: (1, 28, 28), 3072: (3, 32, 32), 12288: (3, 64, 64)}
 
 
@@ -71,6 +74,25 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="end within a minute")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser.parse_args()
+
+
+def split_arguments(
+    description: str | None, *, data: str = "digits", heldout: int = 700, seed: int = 10
+) -> argparse.ArgumentParser:
+    """A parser of the options that name a data set and one split of it."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=data)
+    parser.add_argument("--size", type=int)
+    parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--heldout", type=int, default=heldout)
+    parser.add_argument("--seed", type=int, default=seed)
+    return parser
+
+
+def draw_split(options: argparse.Namespace) -> tuple[Tensor, Yardstick]:
+    """The training images that such options name, and what scores samples against held-out ones."""
+    train, heldout, encoder = draw_sets(options.data, options.n, options.heldout, options.seed, size=options.size)
+    return train.tensor(), yardstick(train.tensor(), heldout.tensor(), encoder)
 
 
 def show(result: dict, as_json: bool) -> None:

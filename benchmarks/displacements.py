@@ -25,13 +25,14 @@ from torch import Generator, Tensor
 from torch.nn.functional import conv2d, grid_sample, interpolate, pad
 
 from temperance.distance import neighbors
+from temperance.engine import displaced
 from temperance.hub import Model
 from temperance.objective import NoiseConditional
 from temperance.recipe import Recipe, fit, prepare
 from temperance.sample import heun
-from temperance.scorecard import score, yardstick
+from temperance.scorecard import score
 from temperance.train import Settings
-from temperance.trial import draw, draw_sets
+from temperance.trial import draw
 
 KEYS = ("memorized_fraction", "ratio_median", "copy_auc", "fd_heldout", "fd_floor", "precision", "recall")
 DRAWS = 700  # displaced images that are judged
@@ -56,7 +57,7 @@ def linear(points: Tensor, k: int, h: float, shrink: float = 0.0) -> Displace:
 
     def displace(index: Tensor, generator: Generator) -> Tensor:
         a = torch.randn(len(index), k, generator=generator) * (h * (1 - shrink**2) ** 0.5 / k**0.5) + shrink / k
-        return points[index] + torch.einsum("bk,bkchw->bchw", a, points[near[index]] - points[index, None])
+        return displaced(points[index], points.flatten(1), near[index], a)
 
     return displace
 
@@ -195,20 +196,13 @@ def show(row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist5k")
-    parser.add_argument("--size", type=int)
-    parser.add_argument("--n", type=int, default=100)
-    parser.add_argument("--heldout", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=100)
+    parser = split_arguments(__doc__, data="mnist5k", heldout=1000, seed=100)
     parser.add_argument("--network", default="auto")
     parser.add_argument("--idea")
     parser.add_argument("--train", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     plan = parser.parse_args()
-    train, heldout, encoder = draw_sets(plan.data, plan.n, plan.heldout, plan.seed, size=plan.size)
-    points = train.tensor()
-    against = yardstick(points, heldout.tensor(), encoder)
+    points, against = draw_split(plan)
     if plan.train:
         rows = trained(plan, points, against)
     else:

@@ -11,14 +11,15 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
+from benchmarks.common import draw_split, split_arguments
 from torch import Tensor
 
 from temperance.denoiser import Denoiser
 from temperance.recipe import closed_form
 from temperance.sample import Noise, Samples, heun
 from temperance.schedule import edm_for
-from temperance.scorecard import score, yardstick
-from temperance.trial import draw, draw_sets
+from temperance.scorecard import score
+from temperance.trial import draw
 
 FACTORS = (0.0, 1.5, 3.0, 6.0)  # times the length of the mean image
 DRAWS = 3
@@ -26,9 +27,7 @@ KEYS = ("fd_heldout", "fd_floor", "precision", "recall", "copy_auc")
 
 
 def measured(plan: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    train, heldout, encoder = draw_sets(plan.data, plan.n, plan.heldout, plan.seed, size=plan.size)
-    points = train.tensor()
-    against = yardstick(points, heldout.tensor(), encoder)
+    points, against = draw_split(plan)
     schedule, mean = edm_for((points - points.mean(0)).flatten(1)), points.mean(0)
 
     def at_the_mean(denoiser: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise | None = None) -> Any:
@@ -54,13 +53,8 @@ def measured(plan: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--size", type=int)
-    parser.add_argument("--n", type=int, default=100)
-    parser.add_argument("--heldout", type=int, default=700)
+    parser = split_arguments(__doc__)
     parser.add_argument("--samples", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=10)
     parser.add_argument("--json", action="store_true")
     plan = parser.parse_args()
     found = []

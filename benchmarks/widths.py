@@ -5,42 +5,36 @@ For every k and h: how often a displaced training image is nearer to the trainin
 images: what a network that learned them perfectly would draw.
 """
 
-import argparse
-
+import numpy as np
 import torch
-from benchmarks.common import say
+from benchmarks.common import draw_split, say, split_arguments
 
 from temperance.diagnostics import suggest_h
 from temperance.distance import neighbors
-from temperance.scorecard import score, yardstick
-from temperance.trial import draw_sets
+from temperance.engine import displaced
+from temperance.scorecard import score
 
 SHOWN = ("memorized_fraction", "copy_auc", "fd_heldout", "recall", "precision")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--size", type=int)
-    parser.add_argument("--n", type=int, default=100)
-    parser.add_argument("--heldout", type=int, default=700)
-    parser.add_argument("--seed", type=int, default=10)
+    parser = split_arguments(__doc__)
     parser.add_argument("--k", type=int, action="append", help="instead of 10 and 20; may be repeated")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    train, heldout, encoder = draw_sets(options.data, options.n, options.heldout, options.seed, size=options.size)
-    points, against = train.tensor(), yardstick(train.tensor(), heldout.tensor(), encoder)
+    points, against = draw_split(options)
     flat = points.flatten(1)
-    say(f"{train.source}: {len(flat)} images, split {options.seed}")
+    say(f"{options.data}: {len(flat)} images, split {options.seed}")
     print(f"| k | h | nearer than unseen | {' | '.join(SHOWN)} | floor |\n|{'---|' * (len(SHOWN) + 4)}")
     for k in options.k or (10, 20):
         table = neighbors(flat, k)
         width = suggest_h(flat, table)
-        for h, nearer in ((width.h, 0.5), *zip(width.candidates, width.nearer)):
+        for h in (width.h, *width.candidates):
             generator = torch.Generator().manual_seed(0)
             row = torch.randint(len(flat), (500,), generator=generator)
             z = torch.randn(500, k, generator=generator) / k**0.5
-            drawn = flat[row] + h * torch.einsum("bk,bkd->bd", z, flat[table.index[row]] - flat[row, None])
+            drawn = displaced(flat[row], flat, table.index[row], h * z)
+            nearer = np.interp(h, width.candidates, width.nearer)
             found, _ = score(drawn.reshape(-1, *points.shape[1:]).clamp(-1, 1), against)
             name = f"**{h:.2f}**" if h == width.h else f"{h:.2f}"
             figures = " | ".join(f"{found[key]:.2f}" for key in SHOWN)

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from temperance.denoiser import Denoiser
 from temperance.distance import Neighbors, duplicates, nearest
 from temperance.empirical import Posterior, noise_conditional
-from temperance.engine import EmpiricalDenoiser, Finder
+from temperance.engine import EmpiricalDenoiser, Finder, displaced
 
 
 def entropy(posterior: Posterior) -> Float[Tensor, " batch"]:
@@ -178,11 +178,9 @@ def suggest_h(
     unseen = find(distinct[left_out], 1, left_out).distance[:, 0].double().sort().values
     row = (torch.randperm(len(points), generator=generator)[:draws]).repeat(-(-draws // len(points)))[:draws]
     z = torch.randn(draws, table.index.shape[1], generator=generator).to(points) / table.index.shape[1] ** 0.5
-    pulled = torch.nn.functional.embedding_bag(table.index[row], points, per_sample_weights=z, mode="sum")
-    step = pulled - z.sum(1, keepdim=True) * points[row]
     nearer = []
     for h in candidates:
-        distance = find(points[row] + h * step, 1).distance[:, 0].double()
+        distance = find(displaced(points[row], points, table.index[row], h * z), 1).distance[:, 0].double()
         above = len(unseen) - torch.searchsorted(unseen, distance, right=True)
         equal = len(unseen) - torch.searchsorted(unseen, distance) - above
         nearer.append(float((above + equal / 2).mean() / len(unseen)))

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 from temperance.denoiser import expand, prediction
 from temperance.distance import Neighbors
-from temperance.engine import tempered_mean
+from temperance.engine import displaced, tempered_mean
 from temperance.schedule import Schedule
 
 
@@ -204,10 +204,8 @@ class TangentSmoothed:
         z = torch.randn(near.shape, generator=generator, device=generator.device).to(mu) * (
             self.h / near.shape[1] ** 0.5
         )
-        table = self.points.flatten(1)
-        pulled = torch.nn.functional.embedding_bag(near, table, per_sample_weights=z.to(table), mode="sum")
-        displaced = mu * expand(1 - z.sum(1), mu) + pulled.reshape(mu.shape).to(mu)
-        return _noised(displaced, self.schedule, generator, told=self.told)
+        moved = displaced(mu, self.points.flatten(1), near, z)
+        return _noised(moved, self.schedule, generator, told=self.told)
 
 
 def _noised(mu: Tensor, schedule: Schedule, generator: Generator, *, told: bool) -> Target:

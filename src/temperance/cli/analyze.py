@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from temperance.cli.input import load, say, whole_or_auto, writable
+from temperance.cli.input import load, number_or_auto, say, writable
 from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
@@ -27,11 +27,12 @@ def analyze(
     """Look at the empirical posterior of a data set: where it collapses, duplicates, suggested settings."""
     from temperance.analyze import analyze as run
 
-    near = whole_or_auto("k", k)
+    given = number_or_auto("k", k, int)
+    near = None if isinstance(given, str) else int(given)
     writable(out)
-    images = load(data, size, channels, on_bad, out, minimum=3 if isinstance(near, str) else near + 2, quiet=quiet)
+    images = load(data, size, channels, on_bad, out, minimum=3 if near is None else near + 2, quiet=quiet)
     unseen = load(heldout, size, channels, on_bad, out, minimum=1, quiet=quiet) if heldout else None
-    found = run(images, out, heldout=unseen, k=None if isinstance(near, str) else near, seed=seed, progress=not quiet)
+    found = run(images, out, heldout=unseen, k=near, seed=seed, progress=not quiet)
     s = found["suggested"]
     say(
         quiet,

@@ -45,21 +45,12 @@ def load(
     return images
 
 
-def whole_or_auto(name: str, text: str) -> int | str:
-    """Read an option that is a whole number or `auto`."""
+def number_or_auto(name: str, text: str, kind: type[int] | type[float] = float) -> float | str:
+    """Read an option that is a number, a whole one for `kind` int, or `auto`."""
     if text == "auto":
         return text
     try:
-        return int(text)
+        return kind(text)
     except ValueError:
-        raise ValueError(f"--{name} must be a whole number or auto, got {text!r}") from None
-
-
-def number_or_auto(name: str, text: str) -> float | str:
-    """Read an option that is a number or `auto`."""
-    if text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"--{name.replace('_', '-')} must be a number or auto, got {text!r}") from None
+        what = "a whole number" if kind is int else "a number"
+        raise ValueError(f"--{name.replace('_', '-')} must be {what} or auto, got {text!r}") from None

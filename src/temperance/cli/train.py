@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from temperance.cli.input import load, number_or_auto, say, whole_or_auto, writable
+from temperance.cli.input import load, number_or_auto, say, writable
 from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
@@ -45,7 +45,7 @@ def train(
 ) -> dict[str, Any] | None:
     """Train a diffusion model that generalizes instead of copying."""
     given = {
-        "objective": objective, "process": process, "k": whole_or_auto("k", k), "h": number_or_auto("h", h),
+        "objective": objective, "process": process, "k": number_or_auto("k", k, int), "h": number_or_auto("h", h),
         "temperature": number_or_auto("temperature", temperature),
         "sigma_collapse": number_or_auto("sigma_collapse", sigma_collapse), "space": space,
         "network": network, "init": "" if init is None else str(init.absolute()),

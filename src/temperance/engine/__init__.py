@@ -8,7 +8,7 @@ which path ran and what it may have left out.
 * `ShardedDenoiser`: the same with the points spread over processes;
 * `tracked_heun`: `sample.heun` that carries products along instead of computing them;
 * `neighbor_table`, `Finder`: exact nearest points, the table of all of them;
-* `tempered_mean`: the target of temperature smoothing in a training step.
+* `tempered_mean`, `displaced`: what temperature and tangent smoothing do in a training step.
 """
 
 from temperance.engine.denoiser import EmpiricalDenoiser
@@ -16,7 +16,7 @@ from temperance.engine.nearest import Finder
 from temperance.engine.neighbors import neighbor_table
 from temperance.engine.shard import ShardedDenoiser
 from temperance.engine.stats import Stats
-from temperance.engine.target import tempered_mean
+from temperance.engine.target import displaced, tempered_mean
 from temperance.engine.tracked import tracked_heun
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Finder",
     "ShardedDenoiser",
     "Stats",
+    "displaced",
     "neighbor_table",
     "tempered_mean",
     "tracked_heun",

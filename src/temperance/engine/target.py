@@ -1,4 +1,4 @@
-"""The smoothed training target, fast: the mean of a few points under tempered weights, for a training step."""
+"""What smoothing needs at every training step, fast: a tempered mean of neighbors, and a displacement towards them."""
 
 import torch
 from jaxtyping import Float, Int
@@ -45,3 +45,15 @@ def _row_by_row(x: Tensor, points: Tensor, index: Tensor, variance: Tensor) -> T
         r2 = torch.linalg.vecdot(offset, offset)
         row.addmv_(offset.T, (r2.amin() - r2).div_(2 * v).softmax(0))
     return out
+
+
+def displaced(
+    mu: Float[Tensor, "batch *shape"],
+    points: Float[Tensor, "n d"],
+    index: Int[Tensor, "batch k"],
+    z: Float[Tensor, "batch k"],
+) -> Float[Tensor, "batch *shape"]:
+    """Mu + sum_k z_k (points[index_k] - mu), without a [batch, k, d] gather. Cost: 2 k d flops a row."""
+    pulled = torch.nn.functional.embedding_bag(index, points, per_sample_weights=z.to(points), mode="sum")
+    kept = (1 - z.sum(1)).reshape(-1, *[1] * (mu.ndim - 1))
+    return mu * kept + pulled.reshape(mu.shape).to(mu)
