@@ -3,7 +3,8 @@
 Recall and false discovery rate are those of the planted controls that every report holds, on fashion[:1200] and, where
 it is installed, on emoji; the worse of the two is at the top. Time and memory are those of a child process that audits
 memory-mapped sets of synthetic fields against each other: --quick 1,000, else 10,000, --full 50,000 images of 3,072
-numbers each. `peak_extra_mb` is its whole resident memory at the peak, interpreter included, less the data's bytes.
+numbers each. `peak_extra_mb` is its whole resident memory at the peak, interpreter included, less the data's bytes;
+`interpreter_mb` is what the interpreter and its libraries held before the data were opened.
 """
 
 import argparse
@@ -77,13 +78,20 @@ def scale(n: int) -> dict:
 
 def child(folder: Path) -> dict:
     """The audit itself."""
+    interpreter = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     train, generated, heldout = (load(folder / f"{s}.npy", progress=False) for s in ("train", "generated", "heldout"))
     start, cpu = time.perf_counter(), time.process_time()
     report = audit(train, generated, heldout, encoders=(Pixels(),), work=folder / "work", progress=True)
     seconds, used = time.perf_counter() - start, time.process_time() - cpu
     figures = as_json(report)["encoders"]["pixels"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"peak": peak, "seconds": seconds, "cpu_seconds": used, "copy_auc": figures["copy_auc"]}
+    return {
+        "peak": peak,
+        "interpreter_mb": interpreter,
+        "seconds": seconds,
+        "cpu_seconds": used,
+        "copy_auc": figures["copy_auc"],
+    }
 
 
 def main() -> None:
@@ -101,7 +109,12 @@ def main() -> None:
     head = {f"recall_{kind}": min(r[f"recall_{kind}"] for r in rows) for kind in KINDS}
     head["fdr"] = max(r[f"fdr_{kind}"] for r in rows for kind in KINDS)
     show(
-        {**head, "peak_extra_mb": size["peak_extra_mb"], "seconds": size["seconds"], "planted": rows, "scale": [size]},
+        {
+            **head,
+            **{k: size[k] for k in ("peak_extra_mb", "interpreter_mb", "seconds")},
+            "planted": rows,
+            "scale": [size],
+        },
         options.json,
     )
 

@@ -172,8 +172,8 @@ def screened(plan: argparse.Namespace, points: Tensor, against: Any) -> Iterator
 def trained(plan: argparse.Namespace, points: Tensor, against: Any) -> list[dict[str, Any]]:
     ready = prepare(Recipe(objective="conditional", network=plan.network), points, seed=plan.seed)
     if plan.idea is not None:
-        displaced = Displaced(NoiseConditional(ready.schedule), ideas(points)[plan.idea]())
-        ready = replace(ready, objective=displaced)  # type: ignore[arg-type]
+        aimed = Displaced(NoiseConditional(ready.schedule), ideas(points)[plan.idea]())
+        ready = replace(ready, objective=aimed)  # type: ignore[arg-type]
     rows: list[dict[str, Any]] = []
     looks = {plan.train // 2**i for i in range(5)}
 

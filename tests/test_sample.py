@@ -4,12 +4,10 @@ import warnings
 import pytest
 import torch
 from diffusers import (
-    EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
-    EulerAncestralDiscreteScheduler,
-    HeunDiscreteScheduler,
 )
 
+from sheet import BASIS, MEAN, STD, D, sheet, sheet_blind
 from temperance.distance import nearest
 from temperance.empirical import denoise, noise_conditional
 from temperance.sample import SAMPLERS as NAMED
@@ -28,25 +26,9 @@ from temperance.sample import (
 )
 from temperance.schedule import Edm, Ve
 
-D = 64
-MEAN = torch.linspace(-1, 1, D)
-BASIS = torch.linalg.qr(torch.randn(D, 2, generator=torch.Generator().manual_seed(0))).Q
-STD = torch.tensor([1.0, 0.4])
 OPTIONS = {name: {"step": 0.05} for name in SELF_PACED}
 SAMPLERS = {name: (sampler, OPTIONS.get(name, {})) for name, sampler in NAMED.items()}
 every = pytest.mark.parametrize("name", SAMPLERS)
-
-
-def sheet(x, sigma):
-    """Exact denoiser of a Gaussian that fills two of 64 dimensions."""
-    along = (x - MEAN) @ BASIS
-    return MEAN + along * (STD**2 / (STD**2 + sigma[:, None] ** 2)) @ BASIS.T
-
-
-def sheet_blind(x, sigma):
-    """The same without being told sigma: the empty dimensions show it."""
-    off = (x - MEAN) - (x - MEAN) @ BASIS @ BASIS.T
-    return sheet(x, (off.square().sum(1) / (D - 2)).sqrt())
 
 
 def draw(name, denoiser, sigmas, n=8, shape=(D,), seed=0, **options):
@@ -359,60 +341,3 @@ def test_dpm_solver_is_of_second_order():
     order, errors = slope(solve, exact, [41, 81, 161])
     assert order == pytest.approx(2, abs=0.2)
     assert errors[-1] < 1e-3
-
-
-# ---- the same steps in diffusers ----
-
-# Its own conversion of a tensor to an array.
-of_diffusers = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-LEVELS = Edm(0.05, 9.0, sigma_data=0.5).grid(12)
-
-
-def start(n=4):
-    return 9.0 * Noise(0, range(n)).normal((D,))
-
-
-@pytest.mark.parametrize(
-    ("kind", "sampler", "options"),
-    [(EDMDPMSolverMultistepScheduler, dpm_solver, {}), (EDMEulerScheduler, ancestral, {"eta": 0.0})],
-)
-def test_steps_agree_with_the_edm_schedulers(kind, sampler, options):
-    scheduler = kind(sigma_min=0.05, sigma_max=9.0, sigma_data=0.5, rho=7.0)
-    scheduler.set_timesteps(12)
-    x = start()
-    *_, mine = sampler(sheet, x, LEVELS, Noise(0, range(4)), **options)
-    for t, sigma in zip(scheduler.timesteps, LEVELS.tolist()):
-        scheduler.scale_model_input(x, t)
-        total = math.sqrt(sigma**2 + 0.25)
-        denoised = sheet(x, torch.full((4,), sigma))
-        out = (denoised - 0.25 / total**2 * x) * total / (sigma * 0.5)  # what a network would have to put out
-        x = scheduler.step(out, t, x).prev_sample
-    torch.testing.assert_close(x, sheet(mine, torch.full((4,), 0.05)), rtol=1e-3, atol=1e-4)
-
-
-@of_diffusers
-def test_steps_agree_with_the_heun_scheduler():
-    scheduler = HeunDiscreteScheduler(prediction_type="sample")
-    scheduler.set_timesteps(12)
-    scheduler.sigmas = torch.cat([LEVELS[:1], LEVELS[1:].repeat_interleave(2)])
-    scheduler._step_index = 0
-    x = start()
-    *_, mine = heun(sheet, x, LEVELS)
-    seen = torch.cat([torch.stack([a, b]) for a, b in zip(LEVELS, LEVELS[1:])])
-    for sigma in seen:
-        x = scheduler.step(sheet(x, sigma.expand(4)), 0, x).prev_sample
-    torch.testing.assert_close(x, mine, rtol=1e-4, atol=1e-5)
-
-
-@of_diffusers
-def test_steps_agree_with_the_ancestral_scheduler():
-    scheduler = EulerAncestralDiscreteScheduler()
-    scheduler.set_timesteps(12)
-    scheduler.sigmas, scheduler._step_index, scheduler.is_scale_input_called = LEVELS, 0, True
-    x = start(1)
-    *_, mine = ancestral(sheet, x, LEVELS, Noise.of([torch.Generator().manual_seed(3)]))
-    generator = torch.Generator().manual_seed(3)
-    for sigma in LEVELS[:-1]:
-        eps = (x - sheet(x, sigma.expand(1))) / sigma
-        x = scheduler.step(eps, 0.0, x, generator=generator).prev_sample
-    torch.testing.assert_close(x, mine, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,36 @@
+"""Pictures with known pixels, files of them, and loading that must fail."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from temperance.data import InputError, load
+
+
+def pixels(n=4, h=6, w=6, c=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, h, w, c), dtype=np.uint8)
+
+
+def write(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.asarray(array)
+    Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array).save(path, **options)
+
+
+def png(array):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def fails(*parts, spec, **options):
+    """Loading fails with one line that holds every part."""
+    with pytest.raises(InputError) as caught:
+        load(spec, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+    return message

@@ -1,0 +1,93 @@
+"""Whole-set distances, fidelity and variety, against what is known or computed naively."""
+
+import numpy as np
+import pytest
+from scipy import linalg
+
+from rows import cdist, sets
+from temperance import metrics as tm
+from temperance.metrics import fidelity
+
+# ---- quality ----
+
+
+@pytest.mark.parametrize(("n", "f"), [(200, 5), (40, 100), (3000, 8)])
+def test_frechet_distance_agrees_with_scipy(n, f):
+    a, b = sets(n, n - 3, f)
+    b = b * 1.3 + 0.2
+    cov = [np.cov(v.double().numpy(), rowvar=False) for v in (a, b)]
+    if n > f:
+        root = np.trace(linalg.sqrtm(cov[0] @ cov[1])).real
+    else:
+        root = np.sqrt(np.clip(np.linalg.eigvals(cov[0] @ cov[1]).real, 0, None)).sum()
+    gap = np.sum((a.double().mean(0) - b.double().mean(0)).numpy() ** 2)
+    m = tm.frechet_distance(a, b)
+    assert m.value == pytest.approx(gap + np.trace(cov[0]) + np.trace(cov[1]) - 2 * root, rel=1e-4 if f > n else 1e-8)
+    assert m.low is not None and m.high is not None
+    assert m.low <= m.value <= m.high
+
+
+def test_frechet_distance_known_answers():
+    a, _ = sets(100, 1, 4)
+    assert tm.frechet_distance(a, a).value == pytest.approx(0, abs=1e-12)
+    assert tm.frechet_distance(a, a + 2).value == pytest.approx(16, rel=1e-6)
+    far = tm.frechet_distance(a + 1e3, a + 1e3).value
+    assert far == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match="generated holds 1 image"):
+        tm.frechet_distance(a[:1], a)
+
+
+def test_kid_agrees_with_loops_and_is_unbiased():
+    x, y = sets(12, 9, 4)
+
+    def k(a, b):
+        return (float(a.double() @ b.double()) / 4 + 1) ** 3
+
+    within = [np.mean([k(v[i], v[j]) for i in range(len(v)) for j in range(len(v)) if i != j]) for v in (x, y)]
+    across = np.mean([k(a, b) for a in x for b in y])
+    assert tm.kid(x, y).value == pytest.approx(sum(within) - 2 * across)
+    a, b = sets(2000, 2000, 4)
+    m = tm.kid(a, b, block=200)
+    assert m.low is not None and m.high is not None
+    assert m.low < 0 < m.high
+    assert abs(m.value) < abs(tm.kid(a, b + 1, block=200).value) / 20
+
+
+def naive_quality(x, y, k):
+    d = cdist(x, y).numpy()
+    ry = np.sort(cdist(y, y).numpy(), 1)[:, k]
+    rx = np.sort(cdist(x, x).numpy(), 1)[:, k]
+    inside = d <= ry
+    return (
+        inside.any(1).mean(),
+        (d <= rx[:, None]).any(0).mean(),
+        inside.sum(1).mean() / k,
+        inside.any(0).mean(),
+    )
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_quality_agrees_with_loops(k, monkeypatch):
+    x, y = sets(70, 65, 3)
+    expected = naive_quality(x, y * 0.8 + 0.3, k)
+    assert [m.value for m in tm.quality(x, y * 0.8 + 0.3, k=k)] == pytest.approx(expected)
+    monkeypatch.setattr(fidelity, "ROWS", 16)
+    assert [m.value for m in tm.quality(x, y * 0.8 + 0.3, k=k)] == pytest.approx(expected)
+
+
+def test_identical_sets_have_full_quality_and_far_sets_none():
+    x, _ = sets()
+    for shifted in (x, x + 1e3):
+        q = tm.quality(shifted, shifted)
+        assert (q.precision.value, q.recall.value, q.coverage.value) == (1, 1, 1)
+        assert q.density.value == pytest.approx((1 + 5) / 5, abs=0.2)
+    assert [m.value for m in tm.quality(x, x + 1e3)] == [0, 0, 0, 0]
+    with pytest.raises(ValueError, match="reference holds 5 images; k=5 needs at least 6"):
+        tm.quality(x, x[:5])
+
+
+def test_copycat_has_precision_without_recall():
+    x, train = sets(200, 200, 2)
+    q = tm.quality(train[:8].repeat(25, 1), train)
+    assert q.precision.value == 1
+    assert q.recall.value < 0.1
