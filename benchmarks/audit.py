@@ -9,7 +9,6 @@ numbers each. `peak_extra_mb` is its whole resident memory at the peak, interpre
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from benchmarks.common import images, say, show
+from benchmarks.common import images, resident, say, show
 
 from temperance.auditing import as_json, audit
 from temperance.data import Images, InputError, load, split
@@ -78,13 +77,13 @@ def scale(n: int) -> dict:
 
 def child(folder: Path) -> dict:
     """The audit itself."""
-    interpreter = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    interpreter = resident("VmRSS") * 1.048576
     train, generated, heldout = (load(folder / f"{s}.npy", progress=False) for s in ("train", "generated", "heldout"))
     start, cpu = time.perf_counter(), time.process_time()
     report = audit(train, generated, heldout, encoders=(Pixels(),), work=folder / "work", progress=True)
     seconds, used = time.perf_counter() - start, time.process_time() - cpu
     figures = as_json(report)["encoders"]["pixels"]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resident("VmHWM") * (1 << 20)
     return {
         "peak": peak,
         "interpreter_mb": interpreter,

@@ -6,6 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -66,6 +67,12 @@ def roof(batch: int = 64, n: int = 50_000, d: int = 784) -> dict[str, float]:
     )
     work = 2e-9 * batch * n * d
     return {"gemm_gflops": work / t["gemm"], "int8_gops": work / t["int8"], "read_gb_s": 4e-9 * n * d / t["read"]}
+
+
+def resident(field: str) -> float:
+    """MiB of this process alone: VmRSS now, VmHWM at most since it started or the mark was reset (Linux)."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
+    return int(line.split()[1]) / 1024
 
 
 def arguments() -> argparse.Namespace:

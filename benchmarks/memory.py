@@ -9,15 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.common import arguments, fashion, images, noisy, say, show
+from benchmarks.common import arguments, fashion, images, noisy, resident, say, show
 
 from temperance.engine import EmpiricalDenoiser
-
-
-def resident(field: str) -> float:
-    """MB of this process: VmRSS now, VmHWM at most since the mark was reset."""
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
-    return int(line.split()[1]) / 1024
 
 
 def forget() -> float:

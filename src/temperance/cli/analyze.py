@@ -29,6 +29,8 @@ def analyze(
 
     given = number_or_auto("k", k, int)
     near = None if isinstance(given, str) else int(given)
+    if near is not None and near < 1:
+        raise ValueError(f"--k must be at least 1 or auto, got {near}")
     writable(out)
     images = load(data, size, channels, on_bad, out, minimum=3 if near is None else near + 2, quiet=quiet)
     unseen = load(heldout, size, channels, on_bad, out, minimum=1, quiet=quiet) if heldout else None

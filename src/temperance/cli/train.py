@@ -60,7 +60,8 @@ def train(
         writable(out, fresh=None if resume else "config.yaml")
     file = out / "config.yaml" if resume and config is None and (out / "config.yaml").exists() else config
     held = {} if file is None else {key: value for key, value in read_config(file).items() if key in ABOUT_DATA}
-    size, channels = size or held.get("size"), channels or held.get("channels")
+    size = held.get("size") if size is None else size
+    channels = held.get("channels") if channels is None else channels
     images = load(data, size, channels, on_bad, out if main else None, minimum=2, quiet=quiet or not main)
     unseen = heldout or held.get("heldout")
     against = load(unseen, size, channels, on_bad, None, minimum=2, quiet=quiet or not main) if unseen else None

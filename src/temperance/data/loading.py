@@ -65,7 +65,7 @@ def load(
     if len(pixels) < max(minimum, 1):
         lost = f" ({len(skipped)} could not be decoded)" if skipped else ""
         raise InputError(
-            f"{spec} gives {len(pixels)} images{lost}; expected at least {max(minimum, 1)}; "
+            f"{spec} gives {len(pixels)} image{'s' * (len(pixels) != 1)}{lost}; expected at least {max(minimum, 1)}; "
             "add images or widen the slice"
         )
     labels = None if source.labels is None else source.labels[kept]
