@@ -52,10 +52,12 @@ def audit(
     from temperance.auditing.gate import limits
     from temperance.auditing.shared import processes
     from temperance.features import by_name
+    from temperance.heap import return_freed
 
     given = limits(fail_above or [], fail_below or [])
     encoders = [by_name(name) for name in encoder or ["pixels"]]
     writable(out)
+    return_freed()
     with processes() as first:
         sets = [load(s, size, channels, on_bad, out, minimum=1, quiet=quiet) for s in (train, generated, heldout) if s]
         report = run(

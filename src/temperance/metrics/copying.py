@@ -12,7 +12,7 @@ from temperance.metrics.interval import Z, share, wilson
 from temperance.metrics.nearest import Proximity
 from temperance.report import COPY_RATIO, Measurement
 
-ROWS = 2048  # rows of a block of cosines
+BLOCK = 1024  # rows of unit vectors at a time, held in float64 several times over
 
 
 def memorized_fraction(
@@ -170,10 +170,10 @@ def cosine_distance(x: Float[Tensor, "n f"], train: Rows) -> Float[Tensor, " n"]
     The row is found by a float32 product and weighed by the difference of unit vectors: exactly 0 for a copy.
     """
     best, out = torch.full((len(x),), -1.0), torch.ones(len(x), dtype=torch.float64)
-    for start in range(0, len(train), 2 * ROWS):
-        b = functional.normalize(train[start : start + 2 * ROWS].double(), dim=1)
+    for start in range(0, len(train), BLOCK):
+        b = functional.normalize(train[start : start + BLOCK].double(), dim=1)
         b32 = b.float()
-        for rows in torch.arange(len(x)).split(ROWS):
+        for rows in torch.arange(len(x)).split(BLOCK):
             a = functional.normalize(x[rows].double(), dim=1)
             cosine = a.float() @ b32.T
             value, column = cosine.abs().max(1)

@@ -92,7 +92,8 @@ def _moments(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     stack = torch.zeros(width + rows, width, dtype=torch.float64, device=x.device)  # R so far, and the next rows
     for part in x.split(rows):
         torch.sub(part, mean, out=stack[width : width + len(part)])
-        stack[:width] = torch.linalg.qr(stack[: width + len(part)], mode="r").R
+        # geqrf holds one copy of the stack, qr two.
+        stack[:width] = torch.geqrf(stack[: width + len(part)])[0][:width].triu()
     return mean, stack[:width] / math.sqrt(len(x) - 1)
 
 
