@@ -41,7 +41,8 @@ PLANS = {
     "digits": Plan(),
     "fashion": Plan(data="fashion[:6000]", size=16, n_train=300, steps=3000),
 }
-COLUMNS: dict[str, tuple[str, int, dict[str, float]]] = {  # sampler, levels, options
+Column = tuple[str, int, dict[str, Any]]  # sampler, levels, options
+COLUMNS: dict[str, Column] = {
     "heun 10": ("heun", 10, {}),
     "heun 20": ("heun", 20, {}),
     "dpm 20": ("dpm", 20, {}),
@@ -99,9 +100,9 @@ def trained(plan: Plan, objective: str, network: str, seed: int, points: Tensor,
     return model
 
 
-def row(plan: Plan, model: Model, column: str, seed: int, against: Yardstick) -> dict[str, Any]:
+def row(plan: Plan, model: Model, column: Column, seed: int, against: Yardstick) -> dict[str, Any]:
     """One sampler on one model: its figures."""
-    sampler, levels, options = COLUMNS[column]
+    sampler, levels, options = column
     parts = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConverged)
@@ -143,7 +144,7 @@ def rows_of(
             file = cache / f"{name}-{seed}-{objective}-{column.replace(' ', '_')}.json"
             if not file.is_file():
                 model = trained(plan, objective, network, seed, against().train, cache)
-                write_json(file, row(plan, model, column, seed, against()))
+                write_json(file, row(plan, model, COLUMNS[column], seed, against()))
             key = {"data": name, "seed": seed, "objective": objective, "sampler": column}
             found.append(key | json.loads(file.read_text()))
     return found
