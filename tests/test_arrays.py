@@ -84,6 +84,15 @@ def test_broken_arrays(tmp_path, name, content):
     fails("cannot read", name, spec=tmp_path / name)
 
 
+def test_arrays_under_each_others_names(tmp_path):
+    np.save(tmp_path / "a.npy", pixels(2))
+    np.savez(tmp_path / "b.npz", pixels(2))
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    (tmp_path / "b.npz").rename(tmp_path / "b.npy")
+    fails("cannot read", "a.npz", spec=tmp_path / "a.npz")
+    fails("cannot read", "b.npy", spec=tmp_path / "b.npy")
+
+
 # ---- Hugging Face
 
 

@@ -360,6 +360,9 @@ def test_two_reports_stand_side_by_side(report, tmp_path):
     (table,) = page.blocks
     assert isinstance(table, Table) and len(table.rows) == len(rows)  # nothing measured is left out
     assert "Side by side" in html(page)
+    a["membership"], b["membership"] = ({"auc": v, "auc_ci": [v - 0.05, v + 0.05]} for v in (0.9, 0.6))
+    told = side_by_side(a, b)["membership"]
+    assert told["difference"] == pytest.approx(-0.3) and told["overlap"] is False
     b["provenance"]["sha256"]["train"] = "other"
     assert "different train sets" in side_by_side(a, b)["warnings"][0]
     (tmp_path / "report.json").write_text(json.dumps({**a, "schema": 99}))

@@ -119,7 +119,7 @@ def _tiles(rows: dict[str, dict[str, Any]]) -> list[Tile]:
 
 
 def _rows(rows: dict[str, dict[str, Any]], membership: dict[str, Any] | None) -> tuple[Row, ...]:
-    """Named and grouped as in a report; then what no report's table names."""
+    """Named and grouped as in a report, the membership test last."""
     found = []
     if "flagged" in rows:
         found.append(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from temperance.data.images import InputError, describe
 from temperance.data.source import Source
@@ -12,13 +13,14 @@ from temperance.data.source import Source
 
 def open_npy(path: Path) -> Source:
     """A `.npy`, memory-mapped."""
-    stock = _images_array(path, _numpy(path, lambda: np.load(path, mmap_mode="r", allow_pickle=False)))
+    # `np.load` would leave a file open that begins like a zip and is none.
+    stock = _images_array(path, _numpy(path, lambda: np.lib.format.open_memmap(path, mode="r")))
     return Source(stock, len(stock))
 
 
 def open_npz(path: Path) -> Source:
     """A `.npz`: images in `arr_0`, labels in `labels` or `arr_1`."""
-    with _numpy(path, lambda: np.load(path, allow_pickle=False)) as file:
+    with _numpy(path, lambda: path.open("rb")) as stream, _numpy(path, lambda: NpzFile(stream)) as file:
         if "arr_0" not in file:
             raise InputError(f"{path} holds {', '.join(file) or 'nothing'}; expected arr_0; use np.savez(path, images)")
         key = next((key for key in ("labels", "arr_1") if key in file), None)

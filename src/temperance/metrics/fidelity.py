@@ -83,18 +83,20 @@ def fd_ratio(
 
 
 def _moments(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """The mean, and an upper-triangular R with R^T R = covariance, by streaming QR in float64."""
+    """The mean, and an upper-triangular R of at most n rows with R^T R = covariance, by streaming QR in float64."""
     if len(x) < 2:
         raise ValueError(f"{name} holds {len(x)} image; a Frechet distance needs at least 2")
     rows = max(256, min(ROWS, BLOCK // x.shape[1]))
     mean = torch.stack([part.double().sum(0) for part in x.split(rows)]).sum(0) / len(x)
-    width = x.shape[1]
-    stack = torch.zeros(width + rows, width, dtype=torch.float64, device=x.device)  # R so far, and the next rows
+    width, held = x.shape[1], 0
+    stack = torch.empty(width + rows, width, dtype=torch.float64, device=x.device)  # R so far, and the next rows
     for part in x.split(rows):
-        torch.sub(part, mean, out=stack[width : width + len(part)])
+        filled = held + len(part)
+        torch.sub(part, mean, out=stack[held:filled])
+        held = min(width, filled)  # fewer rows than columns stay as few
         # geqrf holds one copy of the stack, qr two.
-        stack[:width] = torch.geqrf(stack[: width + len(part)])[0][:width].triu()
-    return mean, stack[:width] / math.sqrt(len(x) - 1)
+        stack[:held] = torch.geqrf(stack[:filled])[0][:held].triu()
+    return mean, stack[:held] / math.sqrt(len(x) - 1)
 
 
 def _frechet(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:

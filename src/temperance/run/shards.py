@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -86,9 +87,9 @@ class Shards:
     def done(self, start: int) -> bool:
         """Whether the batch is there, complete, and made to this plan."""
         try:
-            with np.load(self._path(start)) as file:
+            with self._path(start).open("rb") as stream, np.load(stream) as file:
                 return str(file["key"]) == self._key and int(file["counts"][0]) == len(self.indices(start))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, BadZipFile):
             return False
 
     def check_resumable(self) -> None:
