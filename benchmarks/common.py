@@ -5,12 +5,14 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from temperance.data import Images
+from temperance.denoiser import Denoiser
 from temperance.scorecard import Yardstick, yardstick
 from temperance.trial import draw_sets
 
@@ -38,7 +40,7 @@ def images(n: int, d: int, seed: int = 0) -> Tensor:
     return out.clamp_(-1, 1)
 
 
-def medians(functions: dict[str, Callable[[], object]], rounds: int = 5, budget: float = 30.0) -> dict[str, float]:
+def medians(functions: Mapping[str, Callable[[], object]], rounds: int = 5, budget: float = 30.0) -> dict[str, float]:
     """Median seconds of each function, run in turn so that a busy machine slows all of them alike."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for f in functions.values():
@@ -96,10 +98,10 @@ def split_arguments(
     return parser
 
 
-def draw_split(options: argparse.Namespace) -> tuple[Tensor, Yardstick]:
+def draw_split(options: argparse.Namespace) -> tuple[Images, Yardstick]:
     """The training images that such options name, and what scores samples against held-out ones."""
     train, heldout, encoder = draw_sets(options.data, options.n, options.heldout, options.seed, size=options.size)
-    return train.tensor(), yardstick(train.tensor(), heldout.tensor(), encoder)
+    return train, yardstick(train.tensor(), heldout.tensor(), encoder)
 
 
 def show(result: dict, as_json: bool) -> None:
@@ -121,7 +123,7 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def ratios(functions: dict[str, Callable[[], object]], rounds: int = 5, budget: float = 30.0) -> dict[str, float]:
+def ratios(functions: Mapping[str, Callable[[], object]], rounds: int = 5, budget: float = 30.0) -> dict[str, float]:
     """Median over rounds of each function's time divided by the first one's, in the same round."""
     names = list(functions)
     shares: dict[str, list[float]] = {name: [] for name in names}
@@ -141,11 +143,12 @@ def ratios(functions: dict[str, Callable[[], object]], rounds: int = 5, budget: 
     return {name: statistics.median(s) for name, s in shares.items()}
 
 
-def two_products(points: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def two_products(points: Tensor) -> Denoiser:
     """What a competent user writes: float32, |x|^2 left out, two matrix products and a softmax; norms kept."""
     half = points.square().sum(1) / 2
 
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+    def denoise(x: Tensor, sigma: Tensor | None) -> Tensor:
+        assert sigma is not None
         return torch.addmm(half, x, points.T, beta=-1).div_(sigma[:, None] ** 2).softmax(1) @ points
 
     return denoise

@@ -11,7 +11,8 @@ instead of minutes, and an upper bound on what a network can do. With it, the de
 * mixing: mu' = mu + u (mu_k - mu), u uniform (SMOTE); blends: Dirichlet weights over mu and three neighbors;
 * deform: each neighbor is first brought into register with mu by a smooth flow v_k; a step takes the flow and what is
   left over, r_k = mu_k(x + v_k) - mu: mu'(x) = [mu + sum_k a_k r_k](x - sum_k a_k v_k), a_k = h z_k / sqrt(K);
-* flow: the same without the r_k.
+* flow: the same without the r_k;
+* auto and its variants: see `benchmarks.variants`.
 """
 
 import argparse
@@ -21,9 +22,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from benchmarks.common import draw_split, split_arguments
+from benchmarks.variants import Displace, variants
 from torch import Generator, Tensor
 from torch.nn.functional import conv2d, grid_sample, interpolate, pad
 
+from temperance.data import Images
 from temperance.distance import neighbors
 from temperance.engine import displaced
 from temperance.hub import Model
@@ -38,7 +42,6 @@ KEYS = ("memorized_fraction", "ratio_median", "copy_auc", "fd_heldout", "fd_floo
 DRAWS = 700  # displaced images that are judged
 SAMPLES = 300  # of a trained network
 ROWS = 50  # images registered at a time
-Displace = Callable[[Tensor, Generator], Tensor]  # rows of the training set -> displaced images
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,8 @@ def blurred(image: Tensor, width: float) -> Tensor:
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 
-def ideas(points: Tensor) -> dict[str, Callable[[], Displace]]:
-    found: dict[str, Callable[[], Displace]] = {}
+def ideas(points: Tensor, labels: Tensor | None, steps: int) -> dict[str, Callable[[], Displace]]:
+    found = variants(points, labels, steps)
     for h in (0.3, 0.5, 0.7, 1.0):
         found[f"tangent-h{h:g}"] = lambda h=h: linear(points, 10, h)
     for share in (0.3, 0.5):
@@ -160,19 +163,25 @@ def ideas(points: Tensor) -> dict[str, Callable[[], Displace]]:
     return found
 
 
-def screened(plan: argparse.Namespace, points: Tensor, against: Any) -> Iterator[dict[str, Any]]:
+def screened(plan: argparse.Namespace, train: Images, against: Any) -> Iterator[dict[str, Any]]:
+    points = train.tensor()
     index = torch.randint(len(points), (DRAWS,), generator=Generator().manual_seed(1))
-    for name, make in ideas(points).items():
+    for name, make in ideas(points, labels(train), plan.train).items():
         if plan.idea in (None, name):
             images = make()(index, Generator().manual_seed(2)).clamp(-1, 1)
             row, _ = score(images, against)
             yield {"idea": name, "steps": 0, **{key: row[key] for key in KEYS}}
 
 
-def trained(plan: argparse.Namespace, points: Tensor, against: Any) -> list[dict[str, Any]]:
+def labels(train: Images) -> Tensor | None:
+    return None if train.labels is None else torch.from_numpy(train.labels)
+
+
+def trained(plan: argparse.Namespace, train: Images, against: Any) -> list[dict[str, Any]]:
+    points = train.tensor()
     ready = prepare(Recipe(objective="conditional", network=plan.network), points, seed=plan.seed)
     if plan.idea is not None:
-        aimed = Displaced(NoiseConditional(ready.schedule), ideas(points)[plan.idea]())
+        aimed = Displaced(NoiseConditional(ready.schedule), ideas(points, labels(train), plan.train)[plan.idea]())
         ready = replace(ready, objective=aimed)  # type: ignore[arg-type]
     rows: list[dict[str, Any]] = []
     looks = {plan.train // 2**i for i in range(5)}
@@ -202,12 +211,12 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     plan = parser.parse_args()
-    points, against = draw_split(plan)
+    train, against = draw_split(plan)
     if plan.train:
-        rows = trained(plan, points, against)
+        rows = trained(plan, train, against)
     else:
         rows = []
-        for row in screened(plan, points, against):
+        for row in screened(plan, train, against):
             rows.append(row)
             if not plan.json:
                 show(row)

@@ -27,7 +27,8 @@ KEYS = ("fd_heldout", "fd_floor", "precision", "recall", "copy_auc")
 
 
 def measured(plan: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    points, against = draw_split(plan)
+    train, against = draw_split(plan)
+    points = train.tensor()
     schedule, mean = edm_for((points - points.mean(0)).flatten(1)), points.mean(0)
 
     def at_the_mean(denoiser: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise | None = None) -> Any:

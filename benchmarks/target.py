@@ -48,7 +48,7 @@ def compare(d: int, k: int, batch: int, n: int = 50_000) -> dict:
         },
         rounds=15,
     )
-    row = {"d": d, "k": k, "batch": batch}
+    row: dict[str, float] = {"d": d, "k": k, "batch": batch}
     row["temperature_vs_gather"] = r["gather_temperature"] / r["temperature"]
     # The noise every objective draws is not part of the target.
     if r["tangent"] <= r["noise"]:

@@ -7,6 +7,7 @@ example, on one UNet2DModel, in turn. Without --quick also channels_last, bfloat
 import copy
 import statistics
 import time
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +15,7 @@ from benchmarks.common import arguments, images, medians, say, show
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -37,12 +39,12 @@ def ours(objective, points, *, precision="fp32", channels_last=False, compiled=F
     settings = Settings(steps=1_000_000, batch_size=BATCH, precision=precision)
     net = network()
     if channels_last:
-        net = net.to(memory_format=torch.channels_last)
+        net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     denoiser = new_denoiser(net, points, told=True)
     accelerator = _accelerator(settings, "cpu", None)
     trainer = _trainer(accelerator, denoiser, objective, points, settings, None)
     if compiled:
-        trainer.model = torch.compile(trainer.model)
+        trainer.model = cast(nn.Module, torch.compile(trainer.model))
     step = iter(range(1_000_000))
     return lambda: trainer.advance(next(step))
 
@@ -50,7 +52,7 @@ def ours(objective, points, *, precision="fp32", channels_last=False, compiled=F
 def theirs(points, *, average):
     """The loop of diffusers' examples/unconditional_image_generation, in our words: same network, same batch."""
     accelerator = Accelerator(cpu=True)
-    model, scheduler = network().unet, DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
+    model, scheduler = cast(nn.Module, network().unet), DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
     loader = DataLoader(TensorDataset(points), batch_size=BATCH, shuffle=True, drop_last=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     rate = get_scheduler("cosine", optimizer, num_warmup_steps=500, num_training_steps=1_000_000)
@@ -67,7 +69,7 @@ def theirs(points, *, average):
         (clean,) = next(batch)
         noise = torch.randn(clean.shape)
         t = torch.randint(0, 1000, (len(clean),)).long()
-        noisy = scheduler.add_noise(clean, noise, t)
+        noisy = scheduler.add_noise(clean, noise, t)  # pyright: ignore[reportArgumentType]
         with accelerator.accumulate(model):
             loss = functional.mse_loss(model(noisy, t).sample.float(), noise.float())
             accelerator.backward(loss)

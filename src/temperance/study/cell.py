@@ -110,11 +110,12 @@ def _trained(
 
     def visit(step: int, model: Model) -> None:
         nonlocal spent, seen
-        if step not in cell.looks:
+        start, look = time.perf_counter(), step in cell.looks
+        if look or step - seen >= cell.steps / 200:
+            tick(step - seen)
+            seen = step
+        if not look:
             return
-        start = time.perf_counter()
-        tick(step - seen)
-        seen = step
         row = _row(cell, model.denoiser, model.schedule, against)
         rows.append(facts | {"steps": step, "train_seconds": start - began - spent} | row)
         spent += time.perf_counter() - start

@@ -1,0 +1,80 @@
+"""Variants of tangent smoothing, each at the width that its own displacements call for.
+
+Run by `python -m benchmarks.displacements`, before or after training:
+
+* auto: the method of the package, as `--h auto` sets it;
+* auto-class: neighbors of the same class only;
+* auto-encoder: neighbors in the features of EfficientNet-Lite0;
+* auto-point: a width for every training image, by the rule of `suggest_h` at that image alone;
+* auto-growing: a width that grows from 0 to the automatic one over the first half of training.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from temperance.diagnostics import suggest_h, suggest_k
+from temperance.distance import Neighbors, nearest
+from temperance.engine import displaced
+from temperance.recipe import neighbor_table
+
+Displace = Callable[[Tensor, Generator], Tensor]  # rows of the training set -> displaced images
+DRAWS = 64  # displaced images for the width of one point
+WIDTHS = torch.arange(0, 2.01, 0.25)
+
+
+def variants(points: Tensor, labels: Tensor | None, steps: int) -> dict[str, Callable[[], Displace]]:
+    """Every variant by name; `steps` of training, 0 for none: without it no width can grow."""
+    n = len(points)
+
+    def table(space: str = "pixels", labels: Tensor | None = None) -> Neighbors:
+        least = n if labels is None else int(labels.unique(return_counts=True)[1].min())
+        return neighbor_table(points, suggest_k(least), space, labels)
+
+    found: dict[str, Callable[[], Displace]] = {
+        "auto": lambda: _one_width(points, table()),
+        "auto-encoder": lambda: _one_width(points, table("efficientnet")),
+        "auto-point": lambda: _by_point(points, table()),
+    }
+    if steps:
+        found["auto-growing"] = lambda: _one_width(points, table(), growing=steps // 2)
+    if labels is not None:
+        found["auto-class"] = lambda: _one_width(points, table(labels=labels))
+    return found
+
+
+def _one_width(points: Tensor, table: Neighbors, growing: int = 0) -> Displace:
+    width, batches = suggest_h(points.flatten(1), table).h, 0
+
+    def displace(index: Tensor, generator: Generator) -> Tensor:
+        nonlocal batches
+        batches += 1
+        h = width * min(1.0, batches / growing) if growing else width
+        return _displaced(points, table, index, h, generator)
+
+    return displace
+
+
+def _by_point(points: Tensor, table: Neighbors) -> Displace:
+    """Where half of an image's displacements are nearer to the training set than the image is to all others."""
+    flat, widths = points.flatten(1), torch.empty(len(points))
+    for i in range(len(points)):
+        index, nearer = torch.full((DRAWS,), i), []
+        for h in WIDTHS.tolist():
+            moved = _displaced(points, table, index, h, Generator().manual_seed(i))
+            distance = nearest(moved.flatten(1), flat, 1).distance[:, 0]
+            nearer.append(float((distance < table.distance[i, 0]).double().mean()))
+        below = next((j for j, share in enumerate(nearer) if share <= 0.5), len(nearer) - 1)
+        widths[i] = WIDTHS[below]
+
+    def displace(index: Tensor, generator: Generator) -> Tensor:
+        return _displaced(points, table, index, widths[index, None], generator)
+
+    return displace
+
+
+def _displaced(points: Tensor, table: Neighbors, index: Tensor, h: float | Tensor, generator: Generator) -> Tensor:
+    k = table.index.shape[1]
+    z = torch.randn(len(index), k, generator=generator) * h / k**0.5
+    return displaced(points[index], points.flatten(1), table.index[index], z)
