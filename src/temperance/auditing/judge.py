@@ -69,7 +69,8 @@ def audit(
     Under torch.distributed the search is shared between the ranks, and every rank returns the same report.
 
     Cost: about 2 d |train| (|generated| + 2 |heldout|) flops per encoder, 7e3 more per pair with a training image and
-    some milliseconds an image where moved copies of pixels are looked for; about 1 GB above the data.
+    some milliseconds an image where moved copies of pixels are looked for; under 1 GB above the data, see
+    `temperance.heap`.
     """
     sets = check({"train": train, "generated": generated, "heldout": heldout}, fdr)
     report = Report({}, {}, {}, (), {}, {key: len(value) for key, value in sets.items()})
