@@ -1,7 +1,8 @@
 """The tables of README.md and docs/results.md, from the rows that a demo or a study left.
 
     python -m benchmarks.tables                         write all tables anew from docs/results/*.json
-    python -m benchmarks.tables --keep out/study.json digits-100     keep a study's rows there first
+    python -m benchmarks.tables --keep digits-100 out/study.json     keep a study's rows there first
+    python -m benchmarks.tables --keep emoji-100 a/study.json b/study.json     or those of several, each row once
     python -m benchmarks.tables --check                 change nothing; exit 1 if a table is not what its rows say
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Its rows are means over seeds, and, where there are
@@ -29,11 +30,13 @@ NEEDED = ("method", "seed", "n_train", "steps", "heldout_memorized_fraction", "f
 Row = dict[str, Any]
 
 
-def keep(file: Path, name: str) -> None:
+def keep(name: str, files: list[Path]) -> None:
     """Copy what a table needs of a `study.json` or `results.json`, rounded to what it shows and a little more."""
-    found = json.loads(file.read_text())
-    rows = [{k: round(v, 5) if isinstance(v, float) else v for k, v in r.items() if k in NEEDED} for r in found["rows"]]
-    write_json(KEPT / f"{name}.json", {"command": found["provenance"]["command"], "rows": rows})
+    found = [json.loads(file.read_text()) for file in files]
+    once = {tuple(r.get(k) for k in NEEDED[:4]): r for one in found for r in one["rows"]}
+    rows = [{k: round(v, 5) if isinstance(v, float) else v for k, v in r.items() if k in NEEDED} for r in once.values()]
+    commands = "` and `".join(one["provenance"]["command"] for one in found)
+    write_json(KEPT / f"{name}.json", {"command": commands, "rows": rows})
 
 
 def table(name: str) -> str:
@@ -74,7 +77,7 @@ def summary() -> str:
         for v in found:
             stop, won = v["early_stop"], v["fd_not_worse"] and v["recall_higher"]
             cells = [
-                path.stem.replace("-", ", ", 1),
+                ", ".join(path.stem.split("-", 2)).replace("unet", "UNet"),
                 str(len({r["seed"] for r in rows})),
                 f"{share(stop['memorized_fraction'])}, {share(v['memorized_fraction'])}",
                 f"{stop['fd_heldout']:.1f}, {v['fd_heldout']:.1f} ({fmean(r['fd_floor'] for r in rows):.1f})",
@@ -121,11 +124,11 @@ def written(page: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", nargs=2, metavar=("FILE", "NAME"))
+    parser.add_argument("--keep", nargs="+", metavar=("NAME", "FILE"))
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     if options.keep:
-        keep(Path(options.keep[0]), options.keep[1])
+        keep(options.keep[0], [Path(file) for file in options.keep[1:]])
     for path in PAGES:
         old = path.read_text()
         new = written(old)
