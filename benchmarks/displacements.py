@@ -194,7 +194,13 @@ def trained(plan: argparse.Namespace, train: Images, against: Any) -> list[dict[
             if not plan.json:
                 show(rows[-1])
 
-    settings = Settings(steps=plan.train, batch_size=32, checkpoint_every=min(looks), seed=plan.seed)
+    settings = Settings(
+        steps=plan.train,
+        batch_size=32,
+        lr_schedule=plan.lr_schedule,
+        checkpoint_every=min(looks),
+        seed=plan.seed,
+    )
     fit(ready, points, settings, device="cpu", visit=visit, progress=not plan.json)
     return rows
 
@@ -208,7 +214,8 @@ def main() -> None:
     parser = split_arguments(__doc__, data="mnist5k", heldout=1000, seed=100)
     parser.add_argument("--network", default="auto")
     parser.add_argument("--idea")
-    parser.add_argument("--train", type=int, default=0)
+    parser.add_argument("--train", type=int, default=0, metavar="STEPS")
+    parser.add_argument("--lr-schedule", default="constant")
     parser.add_argument("--json", action="store_true")
     plan = parser.parse_args()
     train, against = draw_split(plan)
