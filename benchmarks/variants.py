@@ -6,6 +6,9 @@ Run by `python -m benchmarks.displacements`, before or after training:
 * auto-class: neighbors of the same class only;
 * auto-encoder: neighbors in the features of EfficientNet-Lite0;
 * auto-point: a width for every training image, by the rule of `suggest_h` at that image alone;
+* auto-clipped: displaced images are clipped to [-1, 1] before a network sees them;
+* auto-one, auto-three: steps along one or three of the neighbors, drawn anew each time;
+* shell, shell-one, shell-three: the same, and along all, with coefficients of fixed length: no step is short;
 * auto-growing: a width that grows from 0 to the automatic one over the first half of training.
 """
 
@@ -36,6 +39,12 @@ def variants(points: Tensor, labels: Tensor | None, steps: int) -> dict[str, Cal
         "auto": lambda: _one_width(points, table()),
         "auto-encoder": lambda: _one_width(points, table("efficientnet")),
         "auto-point": lambda: _by_point(points, table()),
+        "auto-clipped": lambda: _clipped(_one_width(points, table())),
+        "auto-one": lambda: _steps(points, table(), 1, shell=False),
+        "auto-three": lambda: _steps(points, table(), 3, shell=False),
+        "shell-one": lambda: _steps(points, table(), 1, shell=True),
+        "shell-three": lambda: _steps(points, table(), 3, shell=True),
+        "shell": lambda: _steps(points, table(), table().index.shape[1], shell=True),
     }
     if steps:
         found["auto-growing"] = lambda: _one_width(points, table(), growing=steps // 2)
@@ -54,6 +63,35 @@ def _one_width(points: Tensor, table: Neighbors, growing: int = 0) -> Displace:
         return _displaced(points, table, index, h, generator)
 
     return displace
+
+
+def _clipped(displace: Displace) -> Displace:
+    return lambda index, generator: displace(index, generator).clamp(-1, 1)
+
+
+def _steps(points: Tensor, table: Neighbors, count: int, *, shell: bool) -> Displace:
+    """Steps along `count` neighbors, drawn anew each time; of one length for each draw of neighbors if `shell`."""
+    flat = points.flatten(1)
+
+    def moved(index: Tensor, h: float, generator: Generator) -> Tensor:
+        chosen = torch.rand(len(index), table.index.shape[1], generator=generator).argsort(1)[:, :count]
+        z = torch.randn(len(index), count, generator=generator)
+        z = z / (z.norm(dim=1, keepdim=True) if shell else count**0.5)
+        return displaced(points[index], flat, table.index[index].gather(1, chosen), h * z)
+
+    row = torch.arange(len(points)).repeat(-(-1000 // len(points)))
+    unseen = table.distance[:, 0].sort().values
+
+    def nearer(h: float) -> float:
+        images = moved(row, h, Generator().manual_seed(0)).flatten(1)
+        below = torch.searchsorted(unseen, nearest(images, flat, 1).distance[:, 0].contiguous())
+        return 1 - float(below.double().mean()) / len(unseen)
+
+    low, high = 0.0, 4.0
+    while high - low > 0.01:
+        h = (low + high) / 2
+        low, high = (h, high) if nearer(h) > 0.5 else (low, h)
+    return lambda index, generator: moved(index, low, generator)
 
 
 def _by_point(points: Tensor, table: Neighbors) -> Displace:
