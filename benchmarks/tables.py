@@ -19,7 +19,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from temperance.atomic import write_json
-from temperance.study.advice import against_early_stop, curve
+from temperance.study.advice import advise, against_early_stop, curve
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "docs" / "results"
@@ -46,6 +46,8 @@ def table(name: str) -> str:
     seeds, floor = len({r["seed"] for r in rows}), fmean(r["fd_floor"] for r in rows)
     null = fmean(r["heldout_memorized_fraction"] for r in rows)
     said = f"`{found['command']}`; {seeds} seed{'s' * (seeds > 1)}, held-out images copied {share(null)}:"
+    if len({r["n_train"] for r in rows}) > 1:
+        return "\n".join([said, "", *by_size(rows)])
     head = f"| method | step | copied | copy AUC | FD (floor {floor:.1f}) | recall | precision |"
     lines = [said, "", head, "|" + "---|" * 7]
     if len(rows) == len({(r["method"], r["seed"]) for r in rows}):  # a demo: nothing looked at on the way
@@ -65,6 +67,33 @@ def table(name: str) -> str:
     return "\n".join([*lines, *(verdict(v) for v in verdicts)])
 
 
+def by_size(rows: list[Row]) -> list[str]:
+    """One row for each number of training images, and how the time to memorize grows with it."""
+    advice = advise(rows)
+    lines = [
+        "| images | conditional leaves .05 copied at step | best early stop: step, copied, FD, recall "
+        "| tangent: copied, copy AUC, FD, recall | FD floor |",
+        "|" + "---|" * 5,
+    ]
+    for v in (v for v in against_early_stop(rows) if v["method"] == "tangent"):
+        n, stop = v["n_train"], v["early_stop"]
+        step = advice["memorization_step"][str(n)]
+        floor = fmean(r["fd_floor"] for r in rows if r["n_train"] == n)
+        cells = [
+            str(n),
+            "never" if step is None else f"{'before ' * (n in advice['passed_before_first_look'])}{step:,.0f}",
+            f"{stop['steps']:,}, " + ", ".join(shown(stop, "memorized_fraction", "fd_heldout", "recall")),
+            ", ".join(shown(v, "memorized_fraction", "copy_auc", "fd_heldout", "recall")),
+            f"{floor:.1f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    law = advice["scaling"]
+    if law is not None:
+        power = f"{law['factor']:.2g} n^{law['exponent']:.2f}"
+        lines += ["", f"Fitted to {law['points']} sizes: {power} steps until .05 are copied."]
+    return lines
+
+
 def summary() -> str:
     """Tangent smoothing against the best early stop that copies no more, one row for each kept study."""
     lines = [
@@ -76,16 +105,27 @@ def summary() -> str:
         found = [v for v in against_early_stop(rows) if v["method"] == "tangent"] if path.stem != "demo" else []
         for v in found:
             stop, won = v["early_stop"], v["fd_not_worse"] and v["recall_higher"]
+            floor = fmean(r["fd_floor"] for r in rows if r["n_train"] == v["n_train"])
             cells = [
-                ", ".join(path.stem.split("-", 2)).replace("unet", "UNet"),
+                named(path.stem, v["n_train"]),
                 str(len({r["seed"] for r in rows})),
                 f"{share(stop['memorized_fraction'])}, {share(v['memorized_fraction'])}",
-                f"{stop['fd_heldout']:.1f}, {v['fd_heldout']:.1f} ({fmean(r['fd_floor'] for r in rows):.1f})",
+                f"{stop['fd_heldout']:.1f}, {v['fd_heldout']:.1f} ({floor:.1f})",
                 f"{share(stop['recall'])}, {share(v['recall'])}",
                 "won" if won else "**not won**",
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def shown(m: dict[str, Any], *names: str) -> list[str]:
+    return [f"{m[name]:.1f}" if name == "fd_heldout" else share(m[name]) for name in names]
+
+
+def named(stem: str, n: int) -> str:
+    """What a row of the summary is about: `mnist-100-unet` is mnist, 100, UNet."""
+    data, _, kind = (*stem.split("-", 2), "")[:3]
+    return ", ".join([data, str(n), *([{"unet": "UNet"}.get(kind, kind)] if kind else [])])
 
 
 def line(method: str, steps: list[int], rows: list[Row]) -> str:

@@ -12,7 +12,7 @@ from temperance.objective import NoiseConditional, TangentSmoothed, TemperatureS
 from temperance.recipe import Recipe, prepare
 from temperance.schedule import Edm
 from temperance.study import METHODS, Cell, Plan, cells, run, study
-from temperance.study.advice import against_early_stop, memorization_step, scaling
+from temperance.study.advice import advise, against_early_stop, memorization_step, scaling
 from temperance.study.methods import add_dropout
 from temperance.study.objectives import Band, Displaced, Floored, Literal, Mixing, Tangents
 from temperance.study.page import command
@@ -72,6 +72,18 @@ def test_scaling_recovers_a_power_law():
     assert law is not None
     assert (law.factor, law.exponent) == (pytest.approx(7), pytest.approx(1.5))
     assert scaling({50: 3.0}) is None
+
+
+def test_sizes_that_copied_before_the_first_look_are_not_fitted():
+    rows = [
+        row("conditional", s, m, 10, 0.1) | {"n_train": n}
+        for n, copied in ((50, (0.3, 0.5, 0.7)), (100, (0.0, 0.1, 0.4)), (400, (0.0, 0.0, 0.1)))
+        for s, m in zip((10, 20, 40), copied)
+    ]
+    found = advise(rows)
+    assert found["passed_before_first_look"] == [50]
+    assert found["memorization_step"]["50"] == 10
+    assert found["scaling"]["points"] == 2
 
 
 def test_the_early_stop_is_the_best_look_that_copies_no_more():

@@ -29,7 +29,10 @@ def curve(rows: Iterable[Row], method: str, n: int) -> list[tuple[int, dict[str,
 
 
 def memorization_step(looks: Sequence[tuple[int, dict[str, float]]]) -> float | None:
-    """The step at which copying leaves what is accepted, read between looks on a logarithmic axis; None if never."""
+    """The step at which copying leaves what is accepted, read between looks on a logarithmic axis; None if never.
+
+    The first look's own step, where it left before.
+    """
     before: tuple[int, float] | None = None
     for steps, m in looks:
         excess = m["memorized_fraction"] - m["heldout_memorized_fraction"] - ACCEPTED
@@ -89,13 +92,15 @@ def against_early_stop(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def advise(rows: Sequence[Row]) -> dict[str, Any]:
-    """When to stop a conditional run, for every n, and how that grows with n."""
+    """When to stop a conditional run, for every n, and how that grows with n: only sizes seen to cross are fitted."""
     sizes = sorted({r["n_train"] for r in rows if r["method"] == "conditional"})
-    times = {n: memorization_step(curve(rows, "conditional", n)) for n in sizes}
-    known = {n: t for n, t in times.items() if t is not None}
-    law = scaling(known)
+    looks = {n: curve(rows, "conditional", n) for n in sizes}
+    times = {n: memorization_step(looks[n]) for n in sizes}
+    passed = [n for n in sizes if times[n] == looks[n][0][0]]
+    law = scaling({n: t for n, t in times.items() if t is not None and n not in passed})
     return {
         "accepted_above_heldout": ACCEPTED,
         "memorization_step": {str(n): t for n, t in times.items()},
+        "passed_before_first_look": passed,
         "scaling": None if law is None else law._asdict(),
     }

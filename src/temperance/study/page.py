@@ -101,8 +101,9 @@ def _over_steps(rows: Sequence[dict[str, Any]], plan: Plan) -> list[Figures]:
 
 def _over_n(found: dict[str, Any]) -> list[Figures]:
     """The step at which conditional training starts to copy, against n."""
-    times = {int(n): t for n, t in found["early_stop"]["memorization_step"].items() if t is not None}
-    law = found["early_stop"]["scaling"]
+    stops, law = found["early_stop"], found["early_stop"]["scaling"]
+    times = {int(n): t for n, t in stops["memorization_step"].items() if t is not None}
+    times = {n: t for n, t in times.items() if n not in stops["passed_before_first_look"]}
     if law is None:
         return []
     sizes = sorted(times)
@@ -151,6 +152,8 @@ def _advice(found: dict[str, Any]) -> tuple[str, ...]:
         accepted = f"{found['early_stop']['accepted_above_heldout']:.0%} above unseen images"
         if step is None:
             said.append(f"Conditional training on {n} images did not copy more than {accepted} in this study.")
+        elif int(n) in found["early_stop"]["passed_before_first_look"]:
+            said.append(f"On {n} images, copying passed {accepted} before the first look, at step {step:.0f}.")
         else:
             said.append(f"On {n} images, stop conditional training before step {step:.0f}: copying passes {accepted}.")
     return tuple(said)
