@@ -95,27 +95,34 @@ def by_size(rows: list[Row]) -> list[str]:
 
 
 def summary() -> str:
-    """Tangent smoothing against the best early stop that copies no more, one row for each kept study."""
-    lines = [
-        "| images | seeds | copied: early stop, tangent | FD: early stop, tangent (floor) | recall: same | |",
-        "|" + "---|" * 6,
-    ]
-    for path in sorted(KEPT.glob("*.json")):
+    """Tangent smoothing against the best early stop that copies no more: a row for every kept study and size."""
+    found = []
+    for path in KEPT.glob("*.json"):
         rows = json.loads(path.read_text())["rows"]
-        found = [v for v in against_early_stop(rows) if v["method"] == "tangent"] if path.stem != "demo" else []
-        for v in found:
-            stop, won = v["early_stop"], v["fd_not_worse"] and v["recall_higher"]
-            floor = fmean(r["fd_floor"] for r in rows if r["n_train"] == v["n_train"])
-            cells = [
-                named(path.stem, v["n_train"]),
-                str(len({r["seed"] for r in rows})),
-                f"{share(stop['memorized_fraction'])}, {share(v['memorized_fraction'])}",
-                f"{stop['fd_heldout']:.1f}, {v['fd_heldout']:.1f} ({floor:.1f})",
-                f"{share(stop['recall'])}, {share(v['recall'])}",
-                "won" if won else "**not won**",
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        for v in against_early_stop(rows) if path.stem != "demo" else ():
+            if v["method"] == "tangent":
+                found.append((path.stem.split("-")[0], v["n_train"], path.stem, summed(path.stem, rows, v)))
+    return "\n".join(
+        [
+            "| images | seeds | copied: early stop, tangent | FD: early stop, tangent (floor) | recall: same | |",
+            "|" + "---|" * 6,
+            *(row for *_, row in sorted(found)),
+        ]
+    )
+
+
+def summed(stem: str, rows: list[Row], v: dict[str, Any]) -> str:
+    stop, won = v["early_stop"], v["fd_not_worse"] and v["recall_higher"]
+    floor = fmean(r["fd_floor"] for r in rows if r["n_train"] == v["n_train"])
+    cells = [
+        named(stem, v["n_train"]),
+        str(len({r["seed"] for r in rows})),
+        f"{share(stop['memorized_fraction'])}, {share(v['memorized_fraction'])}",
+        f"{stop['fd_heldout']:.1f}, {v['fd_heldout']:.1f} ({floor:.1f})",
+        f"{share(stop['recall'])}, {share(v['recall'])}",
+        "won" if won else "**not won**",
+    ]
+    return "| " + " | ".join(cells) + " |"
 
 
 def shown(m: dict[str, Any], *names: str) -> list[str]:
