@@ -156,6 +156,16 @@ def test_rows_that_differ_in_more_than_the_seed_stay_apart():
     assert [t.label for t in shown.tiles][2] == "conditional (pc, n 100)"
 
 
+def test_sizes_have_floors_of_their_own():
+    one = tr.comparison([row(fd_floor=4.0), row("tangent", fd_floor=4.0)], title="t", provenance={})
+    two = tr.comparison([row(fd_floor=4.0), row(n_train=50, fd_floor=9.0)], title="t", provenance={})
+    assert "the floor" in [c.detail for c in one.blocks[0].rows[0].cells]
+    (cell,) = (c for c in two.blocks[0].rows[0].cells if c.detail == "the floor, by n")
+    assert cell.text == "4.00–9.00"
+    line = "real data against real data"
+    assert line in tr.html(one) and line not in tr.html(two)
+
+
 def test_missing_figures_are_dashes():
     blank = {k: None for k in row() if k not in ("method", "sampler", "nfe", "seed", "n_train")}
     text = tr.html(tr.comparison([row(**blank), row("tangent")], title="t", provenance={}))

@@ -329,6 +329,8 @@ def curves(
 
     `span` fixes the ends of the upright axis.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     context, canvas, ax = _axes(name, (7.6, 3.8))
     for _, x, y, series in lines:
         s = series % len(SERIES)
@@ -347,10 +349,11 @@ def curves(
     ax.margins(x=0.12)
     if span is not None:
         ax.set_ylim(*span)
-    if log[0]:
-        ax.set_xscale("log")
-        ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
-    if log[1]:
-        ax.set_yscale("log")
+    for wanted, scale, axis in zip(log, (ax.set_xscale, ax.set_yscale), (ax.xaxis, ax.yaxis)):
+        if wanted:
+            scale("log")
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(lambda v, _: f"{v:,g}")
+            axis.set_minor_formatter(NullFormatter())
     _label_ends(ax, [(label, float(x[-1]), float(y[-1])) for label, x, y, _ in lines if len(x)])
     return Figure(_svg(context, canvas, name), f"Line plot of {ylabel} against {xlabel} for {len(lines)} series.")

@@ -49,12 +49,13 @@ def _pareto_auc(rows: Sequence[dict[str, Any]]) -> Figures:
     order = list(dict.fromkeys(r["method"] for r in rows))
     table = means(rows)
     last = {(m, n): max(s for a, b, s in table if (a, b) == (m, n)) for m, n, _ in table}
+    sizes = {n for _, n in last}
+    floor = sum(r["fd_floor"] for r in rows) / len(rows) if len(sizes) == 1 else None  # it differs with n
     points = []
     for (method, n), steps in last.items():
         m = table[(method, n, steps)]
-        label = method if len({b for _, b in last}) == 1 else f"{method} n {n}"
+        label = method if len(sizes) == 1 else f"{method} (n {n})"
         points.append((label, m["copy_auc"], m["fd_heldout"], f"recall {m['recall']:.2f}", order.index(method)))
-    floor = sum(r["fd_floor"] for r in rows) / len(rows)
     figure = frontier(
         points,
         name="pareto-auc",
@@ -126,7 +127,7 @@ def _verdicts(found: dict[str, Any]) -> Block | None:
         stop = v["early_stop"]
         words = "yes" if v["fd_not_worse"] and v["recall_higher"] else "no"
         size = "" if len({w["n_train"] for w in found["against_early_stop"]}) == 1 else f" · n = {v['n_train']}"
-        fair = "" if stop["copies_no_more"] else " · copies more than the method"
+        fair = "" if stop["copies_no_more"] else " · copies more"
         cells = [Cell(v["method"], f"step {v['steps']}{size}")]
         for key in ("memorized_fraction", "copy_auc", "fd_heldout", "recall", "precision"):
             cells.append(Cell(f"{v[key]:.3g}", f"early stop {stop[key]:.3g}"))
