@@ -6,12 +6,9 @@ Every signal-to-noise ratio and number of corrections at the same cost, 49 or 50
 models of split 13, trained as `benchmarks.samplers` trains them.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 from benchmarks.common import show
-from benchmarks.samplers import PLANS, Column, row, trained
+from benchmarks.samplers import PLANS, Column, cached_arguments, row, trained
 from tqdm import tqdm
 
 from temperance.scorecard import yardstick
@@ -34,11 +31,7 @@ def columns() -> dict[str, Column]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--data", default="digits", help="digits or fashion")
-    parser.add_argument("--cache", type=Path, default=Path("samplers-cache"), help="models that are trained")
-    options = parser.parse_args()
+    options = cached_arguments(__doc__, data="digits", help_="digits or fashion").parse_args()
     torch.set_num_threads(1)
     options.cache.mkdir(parents=True, exist_ok=True)
     plan = PLANS[options.data]

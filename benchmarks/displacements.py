@@ -219,6 +219,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     plan = parser.parse_args()
     train, against = draw_split(plan)
+    known = ideas(train.tensor(), labels(train), plan.train)
+    if plan.idea is not None and plan.idea not in known:
+        parser.error(f"--idea must be one of {', '.join(known)}, got {plan.idea!r}")
     if plan.train:
         rows = trained(plan, train, against)
     else:

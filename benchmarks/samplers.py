@@ -163,15 +163,21 @@ def table(rows: list[dict], value: Callable[[dict], float], form: str) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed, 300 steps, digits: a check that it runs")
+def cached_arguments(description: str | None, *, data: str, help_: str) -> argparse.ArgumentParser:
+    """A parser of the options that every benchmark over trained models takes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--data", default="digits,fashion", help="digits, fashion or both")
+    parser.add_argument("--data", default=data, help=help_)
+    parser.add_argument("--cache", type=Path, default=Path("samplers-cache"), help="models and rows that are done")
+    return parser
+
+
+def main() -> None:
+    parser = cached_arguments(__doc__, data="digits,fashion", help_="digits, fashion or both")
+    parser.add_argument("--quick", action="store_true", help="one seed, 300 steps, digits: a check that it runs")
     parser.add_argument("--seed", type=int, action="append", help="instead of the reported seeds; may be repeated")
     parser.add_argument("--objective", action="append", help="instead of all; may be repeated")
     parser.add_argument("--network", default="mlp", help="mlp or unet (16x16 only)")
-    parser.add_argument("--cache", type=Path, default=Path("samplers-cache"), help="models and rows that are done")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.cache.mkdir(parents=True, exist_ok=True)
