@@ -47,8 +47,8 @@ def check_sets(data: str, n_train: int, n_heldout: int, *, size: int | None = No
     images = load(data, size=size, progress=False)
     if n_train + n_heldout > len(images):
         raise ValueError(
-            f"{data} gives {len(images)} image{'s' * (len(images) != 1)}; asked for are {n_train} to train on and {n_heldout} held out; ask for"
-            " fewer"
+            f"{data} gives {len(images)} image{'s' * (len(images) != 1)}; asked for are {n_train} to train on and"
+            f" {n_heldout} held out; ask for fewer"
         )
     return images
 
