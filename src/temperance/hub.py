@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from temperance.atomic import new_folder, write_json
+from temperance.autoguidance import Autoguided
 from temperance.network import TIME_UNITS, Blind, Parameterized, Preconditioned, ResidualMlp
 from temperance.schedule import Edm, Flow, Schedule, Ve, Vp, levels
 
@@ -71,7 +72,8 @@ class Model:
     @property
     def told(self) -> bool:
         """Whether the denoiser needs sigma; a noise-unconditional network of `Vp` or `Flow` sits in one that does."""
-        return isinstance(self.denoiser, Preconditioned | Parameterized)
+        inner = self.denoiser.denoiser if isinstance(self.denoiser, Autoguided) else self.denoiser
+        return isinstance(inner, Preconditioned | Parameterized)
 
     @property
     def classes(self) -> tuple[str, ...]:

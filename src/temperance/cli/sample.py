@@ -20,6 +20,13 @@ GuardIndex = Annotated[
 Guide = Annotated[bool, typer.Option("--guide", help="Draw refused images again from their noise, guided away.")]
 
 
+Autoguidance = Annotated[
+    float | None,
+    typer.Option(help="Move samples away from a weaker model, the run halfway: 1 not at all, 2 once more."),
+]
+Weaker = Annotated[str | None, typer.Option(help="Model to move away from, instead of the run halfway.")]
+
+
 @verb
 def sample(
     source: Annotated[str, typer.Argument(help="A run, a diffusers folder or, with --closed-form, images.")],
@@ -38,6 +45,8 @@ def sample(
     guard_encoder: GuardEncoder = "pixels",
     guard_index: GuardIndex = None,
     guide: Guide = False,
+    autoguidance: Autoguidance = None,
+    weaker: Weaker = None,
     closed_form: Annotated[str | None, typer.Option(help="empirical, temperature or tangent.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Draw only what is missing in --out.")] = False,
     label: Annotated[str | None, typer.Option(help="Class to draw, by name or number; default: all in turn.")] = None,
@@ -52,13 +61,18 @@ def sample(
     """Draw images from a trained model, or from a closed form without any training."""
     if n < 1 or batch_size < 1:
         raise ValueError(f"-n and --batch-size must be at least 1, got {n} and {batch_size}")
+    from temperance.autoguidance import WEIGHT
     from temperance.run.sampling import sample_run
-    from temperance.run.sources import closed_form_model, open_guard, open_model
+    from temperance.run.sources import autoguided, closed_form_model, open_guard, open_model
 
     def images(spec: str, minimum: int) -> Any:
         return load(spec, size, channels, "error", None, minimum=minimum, quiet=quiet)
 
     model = open_model(source, label) if closed_form is None else closed_form_model(images(source, 12), closed_form)
+    if autoguidance is not None or weaker is not None:
+        if closed_form is not None:
+            raise ValueError("--autoguidance needs a trained model; leave out --closed-form")
+        model = autoguided(model, source, weaker, WEIGHT if autoguidance is None else autoguidance)
     keeper = open_guard(
         None if guard is None else images(guard, 2), None if heldout is None else images(heldout, 1),
         encoder=guard_encoder, rate=guard_rate, index=guard_index, progress=not quiet,

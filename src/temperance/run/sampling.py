@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from temperance.atomic import write_json
+from temperance.autoguidance import Autoguided
 from temperance.data import to_uint8
 from temperance.guard import ATTEMPTS, Guard
 from temperance.hub import Model
@@ -66,7 +67,7 @@ def sample_run(
     with bar:
         for start in todo:
             shard = drawing.shard(shards.indices(start))
-            write_pngs(out / "images", shard.pixels, shard.number)
+            write_pngs(out / "images", shard.pixels, shard.number.tolist())
             shards.write(start, shard)
             bar.update(len(shards.indices(start)))
     if place.rank:
@@ -165,6 +166,7 @@ def _collected(shards: Shards, place: Place, out: Path, model: Model) -> dict[st
     blocks = (shard.pixels for shard in shards.all(place))
     write_array(out / "samples.npz", blocks, (len(sigma), height, width, channels))
     write_sheet(out / "grid.png", np.concatenate(first))
+    evaluations = int(totals[:, 2].max()) * (2 if isinstance(model.denoiser, Autoguided) else 1)
     notes = []
     if not good.all():
         notes.append(f"{int((~good).sum())} of {len(good)} samples have not converged; use more --steps")
@@ -173,7 +175,7 @@ def _collected(shards: Shards, place: Place, out: Path, model: Model) -> dict[st
             f"{shards.n - len(good)} of {shards.n} samples still copied after {ATTEMPTS} draws and were not written"
         )
     return {
-        "n": len(good), "asked": shards.n, "nfe": int(totals[:, 2].max()), "refused": int(totals[:, 1].sum()),
+        "n": len(good), "asked": shards.n, "nfe": evaluations, "refused": int(totals[:, 1].sum()),
         "final_sigma": float(sigma.mean()) if len(sigma) else None,
         "sigma_min": float(levels(model.schedule, 2)[-1]),
         "converged": float(good.mean()) if len(good) else None, "warnings": notes,

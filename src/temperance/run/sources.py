@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from temperance import hub
+from temperance.autoguidance import Autoguided
 from temperance.data import Images
 from temperance.features import by_name
 from temperance.guard import Guard
 from temperance.hub import Model
 from temperance.recipe import closed_form
+from temperance.run.training import HALFWAY
 from temperance.schedule import edm_for
 
 
@@ -28,6 +30,29 @@ def open_model(source: str, label: str | None = None) -> Model:
         )
     model = hub.load(Path(source))
     return model if label is None else replace(model, about={**model.about, "label": model.label(label)})
+
+
+def autoguided(model: Model, source: str, weaker: str | None, weight: float) -> Model:
+    """`model` guided by a weaker one: the folder `weaker`, or the halfway point of the run `source`.
+
+    Raises:
+        ValueError: if there is no weaker model, or it makes other images than `model`.
+    """
+    if weight < 0:
+        raise ValueError(f"--autoguidance must be at least 0, got {weight}")
+    folder = Path(source) / HALFWAY if weaker is None else Path(weaker)
+    if weaker is None and not folder.is_dir():
+        raise ValueError(f"--autoguidance: {source} has no {HALFWAY}/ to be guided by; name a --weaker model")
+    other = open_model(str(folder))
+    for what, ours, theirs in (
+        ("image shape", model.shape, other.shape),
+        ("classes", model.classes, other.classes),
+        ("noise-conditional", model.told, other.told),
+    ):
+        if ours != theirs:
+            raise ValueError(f"--weaker {folder} does not fit the model: {what} {theirs}, not {ours}")
+    about = {**model.about, "autoguidance": {"weaker": str(folder), "weight": weight}}
+    return replace(model, denoiser=Autoguided(model.denoiser, other.denoiser, weight), about=about)
 
 
 def closed_form_model(images: Images, name: str) -> Model:

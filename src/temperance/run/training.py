@@ -22,6 +22,8 @@ from temperance.recipe import fit, mirrored, prepare
 from temperance.run.monitor import Monitor
 from temperance.run.settings import settings_from
 
+HALFWAY = "halfway"  # the model after half of the steps, which can guide the one at the end
+
 
 def train_run(
     images: Images,
@@ -37,7 +39,7 @@ def train_run(
     heldout: Images | None = None,
     shaped: dict[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """Train on images and write `config.yaml`, `env.json`, `metrics.jsonl`, `checkpoint-N/` and `model/`.
+    """Train on images and write `config.yaml`, `env.json`, `metrics.jsonl`, `checkpoint-N/`, `model/` and `halfway/`.
 
     A resumed run takes its settings from its own `config.yaml`, except for what is given anew. Nothing is written
     before the settings are known to work on the images. With `heldout`, the run is watched every `monitor_every` steps
@@ -45,12 +47,10 @@ def train_run(
 
     Of several processes the first writes, and only it gets an answer.
     """
-    saved = out / "config.yaml"
-    if resume and not (saved.exists() and (out / "env.json").exists()):
-        raise ValueError(f"nothing to resume: {out} holds no run; start without --resume")
-    recipe, settings = settings_from(defaults, saved if resume and config is None else config, typed, assignments)
-    if resume and json.loads((out / "env.json").read_text())["train_sha256"] != images.fingerprint:
-        raise ValueError(f"--resume: the images are not those that {out} was trained on")
+    if resume:
+        _check_resumable(out, images)
+        config = config or out / "config.yaml"
+    recipe, settings = settings_from(defaults, config, typed, assignments)
     if heldout is not None and not settings.monitor_every:
         settings = replace(settings, monitor_every=settings.checkpoint_every)
     merged = {**vars(recipe), **vars(settings)}
@@ -64,16 +64,19 @@ def train_run(
         )
     main, world = rank() == 0, int(os.environ.get("WORLD_SIZE", "1"))
     if main:
-        about = {"data": images.source, "heldout": heldout.source if heldout is not None else None, **(shaped or {})}
-        about = {key: value for key, value in about.items() if value is not None}
-        write_text(saved, yaml.safe_dump({**about, **merged}, sort_keys=False))
-        write_json(out / "env.json", {**environment(images), "world_size": world})
-        if progress:
-            print(f"world size {world}", file=sys.stderr)
+        unseen = None if heldout is None else heldout.source
+        _begin(out, {"data": images.source, "heldout": unseen, **(shaped or {})}, merged, images, world)
+    if main and progress:
+        print(f"world size {world}", file=sys.stderr)
     rows = mirrored(points) if recipe.flips else points
     monitor = Monitor(rows, None if heldout is None else _like(heldout, points), settings, out)
+
+    def visit(step: int, model: hub.Model) -> None:
+        if main and step == settings.steps // 2:
+            _save(out / HALFWAY, replace(model, about={**model.about, "step": step}))
+
     model = fit(
-        ready, points, settings, out=out, resume=resume, progress=progress, device=device, classes=classes,
+        ready, points, settings, out=out, resume=resume, progress=progress, device=device, classes=classes, visit=visit,
         monitor=monitor if settings.monitor_every else None,
     )  # fmt: skip
     if torch.distributed.is_initialized():
@@ -91,6 +94,20 @@ def train_run(
         **merged,
         "chosen": ready.chosen,
     }
+
+
+def _check_resumable(out: Path, images: Images) -> None:
+    if not ((out / "config.yaml").exists() and (out / "env.json").exists()):
+        raise ValueError(f"nothing to resume: {out} holds no run; start without --resume")
+    if json.loads((out / "env.json").read_text())["train_sha256"] != images.fingerprint:
+        raise ValueError(f"--resume: the images are not those that {out} was trained on")
+
+
+def _begin(out: Path, about: dict[str, Any], merged: dict[str, Any], images: Images, world: int) -> None:
+    """Write down what is about to be done."""
+    known = {key: value for key, value in about.items() if value is not None}
+    write_text(out / "config.yaml", yaml.safe_dump({**known, **merged}, sort_keys=False))
+    write_json(out / "env.json", {**environment(images), "world_size": world})
 
 
 def rank() -> int:

@@ -1,5 +1,6 @@
 """One cell of a study: one method trained on one split, sampled and scored at every look. The unit that is kept."""
 
+import copy
 import hashlib
 import json
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from temperance.autoguidance import Autoguided
 from temperance.data import Images, load, split
 from temperance.hub import Model
 from temperance.recipe import Recipe, closed_form, fit, prepare
@@ -106,6 +108,7 @@ def _trained(
     if method.dropout:
         add_dropout(ready.denoiser, method.dropout)
     rows: list[dict[str, Any]] = []
+    kept: dict[int, nn.Module] = {}
     began, spent, seen = time.perf_counter(), 0.0, 0
 
     def visit(step: int, model: Model) -> None:
@@ -116,7 +119,14 @@ def _trained(
             seen = step
         if not look:
             return
-        row = _row(cell, model.denoiser, model.schedule, against)
+        denoiser = model.denoiser
+        if method.guidance != 1:
+            kept[step] = copy.deepcopy(denoiser)
+            weaker = max((s for s in kept if 2 * s <= step + 1), default=None)  # looks are rounded
+            if weaker is None:
+                return
+            denoiser = Autoguided(kept[step], kept[weaker], method.guidance)
+        row = _row(cell, denoiser, model.schedule, against)
         rows.append(facts | {"steps": step, "train_seconds": start - began - spent} | row)
         spent += time.perf_counter() - start
 
@@ -133,4 +143,5 @@ def _row(cell: Cell, denoiser: nn.Module | Any, schedule: Any, against: Yardstic
     drawn = draw(denoiser, schedule, sampler, shape, cell.seed, range(cell.n_samples), grid=cell.grid)
     seconds = time.perf_counter() - began
     measured, _ = judge(drawn, schedule, against)
+    measured["nfe"] *= 2 if isinstance(denoiser, Autoguided) else 1
     return {"sampler": sampler.__name__, **measured, "sample_seconds": seconds}

@@ -1,6 +1,7 @@
 """The methods that a study compares, each by the name that its rows carry.
 
-A method is a recipe, training settings, and, for baselines, another objective or dropout. All else is equal.
+A method is a recipe, training settings, and, for baselines, another objective or dropout; `guidance` other than 1 draws
+with autoguidance by the look at half of the steps. All else is equal.
 """
 
 import math
@@ -10,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from temperance.autoguidance import WEIGHT
 from temperance.diagnostics import collapse_sigma
 from temperance.distance import neighbors
 from temperance.network import ResidualMlp
@@ -28,6 +30,7 @@ class Method:
     settings: dict[str, Any] = field(default_factory=dict)
     objective: Change | None = None
     dropout: float = 0.0
+    guidance: float = 1.0
     closed: str = ""
 
 
@@ -90,6 +93,8 @@ METHODS: dict[str, Method] = {
     "conditional/weight-decay": Method({"objective": "conditional"}, {"weight_decay": 1.0}),
     "conditional/dropout": Method({"objective": "conditional"}, dropout=0.2),
     "conditional/flips": Method({"objective": "conditional", "flips": True}),
+    "conditional/guided": Method({"objective": "conditional"}, guidance=WEIGHT),
+    "tangent/guided": Method({"objective": "tangent"}, guidance=WEIGHT),
     "closed-form-empirical": Method(closed="empirical"),
     "closed-form-temperature": Method(closed="temperature"),
     "closed-form-tangent": Method(closed="tangent"),
