@@ -3,11 +3,13 @@
     python -m benchmarks.tables                         write all tables anew from docs/results/*.json
     python -m benchmarks.tables --keep digits-100 out/study.json     keep a study's rows there first
     python -m benchmarks.tables --keep emoji-100 a/study.json b/study.json     or those of several, each row once
+    python -m benchmarks.tables --keep digits-100 docs/results/digits-100.json more/study.json     add to what is kept
     python -m benchmarks.tables --check                 change nothing; exit 1 if a table is not what its rows say
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Its rows are means over seeds, and, where there are
-several, the standard deviation over them. Of a run's looks, every second one is shown, and the best early stop. The
-table `summary` has one row for each study: tangent smoothing at its last step against the best early stop.
+several, the standard deviation over them. Of a run's looks, every second one is shown, and the best early stops. The
+table `summary` has one row for each study and method of ours: tangent smoothing at its last step, with autoguidance or
+without, and guided early stops, against the best early stop of plain training that copies no more.
 """
 
 import argparse
@@ -27,6 +29,11 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 MARK = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 SHOWN = ("memorized_fraction", "copy_auc", "fd_heldout", "recall", "precision")
 NEEDED = ("method", "seed", "n_train", "steps", "heldout_memorized_fraction", "fd_floor", *SHOWN)
+OURS = {
+    "tangent": "tangent smoothing",
+    "tangent/guided": "tangent smoothing with autoguidance",
+    "conditional/guided": "a guided early stop",
+}
 Row = dict[str, Any]
 
 
@@ -35,7 +42,7 @@ def keep(name: str, files: list[Path]) -> None:
     found = [json.loads(file.read_text()) for file in files]
     once = {tuple(r.get(k) for k in NEEDED[:4]): r for one in found for r in one["rows"]}
     rows = [{k: round(v, 5) if isinstance(v, float) else v for k, v in r.items() if k in NEEDED} for r in once.values()]
-    commands = "` and `".join(one["provenance"]["command"] for one in found)
+    commands = "` and `".join(one["command"] if "command" in one else one["provenance"]["command"] for one in found)
     write_json(KEPT / f"{name}.json", {"command": commands, "rows": rows})
 
 
@@ -55,12 +62,14 @@ def table(name: str) -> str:
             group = [r for r in rows if r["method"] == method]
             lines.append(line(method, sorted({r["steps"] for r in group}), group))
         return "\n".join(lines)
-    verdicts = [v for v in against_early_stop(rows) if v["method"] == "tangent"]
-    best = {v["n_train"]: v["early_stop"]["steps"] for v in verdicts}
+    verdicts = [v for v in against_early_stop(rows) if v["method"] in OURS]
+    stops = {("conditional", v["early_stop"]["steps"]) for v in verdicts} | {
+        (v["method"], v["steps"]) for v in verdicts
+    }
     for method, n in dict.fromkeys((r["method"], r["n_train"]) for r in rows):
         looks = [steps for steps, _ in curve(rows, method, n)]
         for steps in looks:
-            stop = method == "conditional" and steps == best.get(n) != looks[-1]
+            stop = (method, steps) in stops and steps != looks[-1]
             if stop or looks.index(steps) % 2 == (len(looks) - 1) % 2:
                 group = [r for r in rows if (r["method"], r["n_train"], r["steps"]) == (method, n, steps)]
                 lines.append(line(method + (" (best early stop)" if stop else ""), [steps], group))
@@ -95,17 +104,25 @@ def by_size(rows: list[Row]) -> list[str]:
 
 
 def summary() -> str:
-    """Tangent smoothing against the best early stop that copies no more: a row for every kept study and size."""
+    """Our methods against the best early stop that copies no more: a row for every kept study, size and method."""
     found = []
     for path in KEPT.glob("*.json"):
         rows = json.loads(path.read_text())["rows"]
         for v in against_early_stop(rows) if path.stem != "demo" else ():
-            if v["method"] == "tangent":
-                found.append((path.stem.split("-")[0], v["n_train"], path.stem, summed(path.stem, rows, v)))
+            if v["method"] in OURS:
+                found.append(
+                    (
+                        path.stem.split("-")[0],
+                        v["n_train"],
+                        path.stem,
+                        list(OURS).index(v["method"]),
+                        summed(path.stem, rows, v),
+                    )
+                )
     return "\n".join(
         [
-            "| images | seeds | copied: early stop, tangent | FD: early stop, tangent (floor) | recall: same | |",
-            "|" + "---|" * 6,
+            "| images | method | seeds | copied: early stop, method | FD: same (floor) | recall: same | |",
+            "|" + "---|" * 7,
             *(row for *_, row in sorted(found)),
         ]
     )
@@ -116,6 +133,7 @@ def summed(stem: str, rows: list[Row], v: dict[str, Any]) -> str:
     floor = fmean(r["fd_floor"] for r in rows if r["n_train"] == v["n_train"])
     cells = [
         named(stem, v["n_train"]),
+        v["method"],
         str(len({r["seed"] for r in rows})),
         f"{share(stop['memorized_fraction'])}, {share(v['memorized_fraction'])}",
         f"{stop['fd_heldout']:.1f}, {v['fd_heldout']:.1f} ({floor:.1f})",
@@ -132,7 +150,7 @@ def shown(m: dict[str, Any], *names: str) -> list[str]:
 def named(stem: str, n: int) -> str:
     """What a row of the summary is about: `mnist-100-unet` is mnist, 100, UNet."""
     data, _, kind = (*stem.split("-", 2), "")[:3]
-    return ", ".join([data, str(n), *([{"unet": "UNet"}.get(kind, kind)] if kind else [])])
+    return ", ".join([data, str(n), *([{"unet": "UNet", "unet-guided": "UNet"}.get(kind, kind)] if kind else [])])
 
 
 def line(method: str, steps: list[int], rows: list[Row]) -> str:
@@ -146,13 +164,14 @@ def line(method: str, steps: list[int], rows: list[Row]) -> str:
 
 
 def verdict(v: dict[str, Any]) -> str:
-    """One sentence on tangent smoothing against the best early stop that copies no more."""
+    """One sentence on one of our methods against the best early stop that copies no more."""
     stop, won = v["early_stop"], v["fd_not_worse"] and v["recall_higher"]
+    at = f" at step {v['steps']:,}" if v["method"].startswith("conditional/") else ""
     which = "that copies no more" if stop["copies_no_more"] else "there is, which copies more,"
     return (
         f"\nThe best early stop {which} is at step {stop['steps']:,}: FD {stop['fd_heldout']:.1f} against "
-        f"{v['fd_heldout']:.1f} for tangent smoothing, recall {share(stop['recall'])} against {share(v['recall'])}: "
-        f"{'won' if won else '**not won**'}."
+        f"{v['fd_heldout']:.1f} for {OURS[v['method']]}{at}, "
+        f"recall {share(stop['recall'])} against {share(v['recall'])}: {'won' if won else '**not won**'}."
     )
 
 

@@ -98,6 +98,15 @@ def test_the_early_stop_is_the_best_look_that_copies_no_more():
     assert not worse["fd_not_worse"]
 
 
+def test_a_variant_of_plain_training_is_stopped_early_itself():
+    """Its last look copies .3; of the two that copy at most .05 the better one counts."""
+    plain = [row("conditional", 10, 0.0, 30, 0.5), row("conditional", 20, 0.02, 25, 0.4)]
+    guided = [(20, 0.0, 28, 0.6), (40, 0.05, 21, 0.5), (80, 0.3, 9, 0.2)]
+    (verdict,) = against_early_stop([*plain, *(row("conditional/guided", *look) for look in guided)])
+    assert (verdict["steps"], verdict["fd_heldout"], verdict["early_stop"]["steps"]) == (40, 21, 20)
+    assert verdict["fd_not_worse"] and verdict["recall_higher"]
+
+
 def test_an_early_stop_that_always_copies_more_is_said_to():
     (verdict,) = against_early_stop([row("conditional", 10, 0.3, 9, 0.2), row("tangent", 10, 0.1, 10, 0.5)])
     assert not verdict["early_stop"]["copies_no_more"]

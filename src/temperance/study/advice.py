@@ -62,28 +62,42 @@ def scaling(times: dict[int, float]) -> Scaling | None:
     return Scaling(float(math.exp(intercept)), float(exponent), len(times))
 
 
+def best_stop(looks: Sequence[tuple[int, dict[str, float]]], allowed: float) -> tuple[int, dict[str, float], bool]:
+    """The look with the lowest Frechet distance to held-out among those that copy at most `allowed`, and True.
+
+    Where all copy more, the one that copies least, and False.
+    """
+    fair = [s for s in looks if s[1]["memorized_fraction"] <= allowed]
+    if fair:
+        return *min(fair, key=lambda s: s[1]["fd_heldout"]), True
+    return *min(looks, key=lambda s: s[1]["memorized_fraction"]), False
+
+
 def against_early_stop(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Every method at its last step beside the best early stop of conditional training that copies no more.
 
-    The early stop is the look with the lowest Frechet distance to held-out among those whose memorized fraction is at
-    most the method's or held-out data's own plus nothing: it is picked with knowledge of the figures that are
-    compared, which favors it. Where every look copies more than the method, the one that copies least stands in.
+    Variants of conditional training are stopped early themselves, at the look with the lowest Frechet distance among
+    those that copy at most `ACCEPTED` more than held-out data. The early stop that they are held against is the look
+    with the lowest Frechet distance among those whose memorized fraction is at most the method's or held-out data's
+    own: it is picked with knowledge of the figures that are compared, which favors it. Where every look copies more,
+    the one that copies least stands in.
     """
     found = []
     table = means(rows)
     for method, n in dict.fromkeys((name, size) for name, size, _ in table if name != "conditional"):
-        steps, own = curve(rows, method, n)[-1]
         stops = curve(rows, "conditional", n)
         if not stops:
             continue
-        allowed = max(own["memorized_fraction"], own["heldout_memorized_fraction"])
-        fair = [s for s in stops if s[1]["memorized_fraction"] <= allowed]
-        least = min(stops, key=lambda s: s[1]["memorized_fraction"])
-        stop, other = min(fair, key=lambda s: s[1]["fd_heldout"]) if fair else least
+        looks = curve(rows, method, n)
+        steps, own = looks[-1]
+        null = own["heldout_memorized_fraction"]
+        if method.startswith("conditional/"):
+            steps, own, _ = best_stop(looks, null + ACCEPTED)
+        stop, other, fair = best_stop(stops, max(own["memorized_fraction"], null))
         found.append(
             {
                 "method": method, "n_train": n, "steps": steps, **own,
-                "early_stop": {"steps": stop, "copies_no_more": bool(fair), **other},
+                "early_stop": {"steps": stop, "copies_no_more": fair, **other},
                 "fd_not_worse": own["fd_heldout"] <= other["fd_heldout"],
                 "recall_higher": own["recall"] > other["recall"],
             }

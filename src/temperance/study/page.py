@@ -136,10 +136,11 @@ def _verdicts(found: dict[str, Any]) -> Block | None:
     if not rows:
         return None
     names = ("Copied", "Copy AUC", "FD to unseen", "Recall", "Precision", "Beats it")
-    columns = (Column("Method", "At its last step.", text=True), *(Column(n, "") for n in names))
+    columns = (Column("Method", "And the step it is taken at.", text=True), *(Column(n, "") for n in names))
     return Table(
         "Against the best early stop",
-        "Each method at its last step; below, conditional training at the look with the lowest Frechet distance among"
+        "Each method at its last step, variants of conditional training at their best look that copies at most .05 more"
+        " than unseen images; below, conditional training at the look with the lowest Frechet distance among"
         " those that copy no more. That look is picked with knowledge of these figures, which favors it. A method beats"
         " it when its Frechet distance is not higher and its recall is.",
         columns,
