@@ -9,6 +9,8 @@ Run by `python -m benchmarks.displacements`, before or after training:
 * auto-clipped: displaced images are clipped to [-1, 1] before a network sees them;
 * auto-one, auto-three: steps along one or three of the neighbors, drawn anew each time;
 * shell, shell-one, shell-three: the same, and along all, with coefficients of fixed length: no step is short;
+* local, local-one: the image falls into 4 x 4 (2 x 2) overlapping windows, each with neighbors of its own by what
+  they show there, and all ten (one) of them move that part alone;
 * auto-growing: a width that grows from 0 to the automatic one over the first half of training.
 """
 
@@ -18,7 +20,7 @@ import torch
 from torch import Generator, Tensor
 
 from temperance.diagnostics import suggest_h, suggest_k
-from temperance.distance import Neighbors, nearest
+from temperance.distance import Neighbors, nearest, neighbors
 from temperance.engine import displaced
 from temperance.recipe import neighbor_table
 
@@ -44,6 +46,8 @@ def variants(points: Tensor, labels: Tensor | None, steps: int) -> dict[str, Cal
         "auto-three": lambda: _steps(points, table(), 3, shell=False),
         "shell-one": lambda: _steps(points, table(), 1, shell=True),
         "shell-three": lambda: _steps(points, table(), 3, shell=True),
+        "local": lambda: _windowed(points, table().index.shape[1], 4, 0),
+        "local-one": lambda: _windowed(points, table().index.shape[1], 2, 1),
         "shell": lambda: _steps(points, table(), table().index.shape[1], shell=True),
     }
     if steps:
@@ -79,8 +83,42 @@ def _steps(points: Tensor, table: Neighbors, count: int, *, shell: bool) -> Disp
         z = z / (z.norm(dim=1, keepdim=True) if shell else count**0.5)
         return displaced(points[index], flat, table.index[index].gather(1, chosen), h * z)
 
+    h = _width(points, table.distance[:, 0], moved)
+    return lambda index, generator: moved(index, h, generator)
+
+
+def _windowed(points: Tensor, k: int, side: int, count: int) -> Displace:
+    """Steps along the neighbors of every window: along `count` of them, drawn anew each time, or along all (0)."""
+    shares = _windows(points.shape[-2], points.shape[-1], side)
+    near = [neighbors((points * share).flatten(1), k).index for share in shares]
+
+    def moved(index: Tensor, h: float, generator: Generator) -> Tensor:
+        image = points[index].clone()
+        for share, table in zip(shares, near):
+            chosen = table[index]
+            if count:
+                chosen = chosen.gather(1, torch.rand(chosen.shape, generator=generator).argsort(1)[:, :count])
+            z = torch.randn(chosen.shape, generator=generator) * (h / chosen.shape[1] ** 0.5)
+            image += share * torch.einsum("bk,bkchw->bchw", z, points[chosen] - points[index][:, None])
+        return image
+
+    h = _width(points, neighbors(points.flatten(1), 1).distance[:, 0], moved)
+    return lambda index, generator: moved(index, h, generator)
+
+
+def _windows(height: int, width: int, side: int) -> Tensor:
+    """side^2 smooth windows [window, height, width] whose squares add up to one everywhere."""
+    center = torch.arange(side)[:, None]
+    rows, columns = (
+        torch.cos((torch.linspace(0, side - 1, n) - center).abs().clamp(max=1) * torch.pi / 2) for n in (height, width)
+    )
+    return (rows[:, None, :, None] * columns[None, :, None, :]).reshape(side * side, height, width)
+
+
+def _width(points: Tensor, unseen: Tensor, moved: Callable[[Tensor, float, Generator], Tensor]) -> float:
+    """Where a displaced image is nearer to the training set than an unseen one half of the time."""
+    flat, unseen = points.flatten(1), unseen.sort().values
     row = torch.arange(len(points)).repeat(-(-1000 // len(points)))
-    unseen = table.distance[:, 0].sort().values
 
     def nearer(h: float) -> float:
         images = moved(row, h, Generator().manual_seed(0)).flatten(1)
@@ -91,7 +129,7 @@ def _steps(points: Tensor, table: Neighbors, count: int, *, shell: bool) -> Disp
     while high - low > 0.01:
         h = (low + high) / 2
         low, high = (h, high) if nearer(h) > 0.5 else (low, h)
-    return lambda index, generator: moved(index, low, generator)
+    return low
 
 
 def _by_point(points: Tensor, table: Neighbors) -> Displace:

@@ -18,6 +18,7 @@ _HOME = {
     "diagnostics": "collapse_sigma dominance effective_sample_size expansion_factor suggest_h suggest_k "
     "suggest_temperature",
     "engine": "EmpiricalDenoiser",
+    "autoguidance": "Autoguided",
     "network": "Blind Parameterized Preconditioned ResidualMlp",
     "data": "Images InputError",
     "features": "Pixels efficientnet encode train_classifier",
