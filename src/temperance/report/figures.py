@@ -137,6 +137,9 @@ def frontier(
     if floor is not None:
         taken.append((0.0, 265 * floor / (1.15 * high) - 3, 500.0, 265 * floor / (1.15 * high) + 3))
         taken.append((350.0, 265 * floor / (1.15 * high), 500.0, 265 * floor / (1.15 * high) + 16))
+    if null is not None:
+        left = 500 * (null / wide + 0.02) / 1.14
+        taken.append((left, 250.0, left + 105, 265.0))
     for _, x, y, _, series in points:
         s = series % len(SERIES)
         ax.plot(x, y, MARKERS[s], color=SERIES[s], ms=10, mec=PAPER, mew=1, clip_on=False, zorder=3)
