@@ -110,15 +110,8 @@ def summary() -> str:
         rows = json.loads(path.read_text())["rows"]
         for v in against_early_stop(rows) if path.stem != "demo" else ():
             if v["method"] in OURS:
-                found.append(
-                    (
-                        path.stem.split("-")[0],
-                        v["n_train"],
-                        path.stem,
-                        list(OURS).index(v["method"]),
-                        summed(path.stem, rows, v),
-                    )
-                )
+                place = path.stem.split("-")[0], v["n_train"], path.stem, list(OURS).index(v["method"])
+                found.append((*place, summed(path.stem, rows, v)))
     return "\n".join(
         [
             "| images | method | seeds | copied: early stop, method | FD: same (floor) | recall: same | |",

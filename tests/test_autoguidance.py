@@ -1,6 +1,7 @@
 """Autoguidance: the formula, the halfway point that a run keeps, and sampling and studies that use it."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -116,8 +117,9 @@ def test_what_cannot_guide_is_refused(folder, tmp_path):
     model = open_model(str(folder))
     with pytest.raises(ValueError, match="has no halfway/"):
         autoguided(model, str(folder / "model"), None, 2.0)
-    with pytest.raises(ValueError, match="at least 0"):
-        autoguided(model, str(folder), None, -1.0)
+    for weight in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="at least 0"):
+            autoguided(model, str(folder), None, weight)
     with pytest.raises(ValueError, match="is not a folder"):
         autoguided(model, str(folder), str(tmp_path / "none"), 2.0)
     blind = trained(tmp_path / "blind", objective="unconditional", steps=1)

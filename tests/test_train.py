@@ -118,10 +118,13 @@ def test_nothing_to_resume(tmp_path):
 
 
 def test_visits_come_with_every_checkpoint_and_at_the_end():
-    seen = []
-    settings = Settings(steps=7, batch_size=8, checkpoint_every=3)
-    run(fresh(), settings, visit=lambda step, average: seen.append((step, isinstance(average, Preconditioned))))
-    assert seen == [(3, True), (6, True), (7, True)]
+    seen, half = [], []
+    settings = Settings(steps=8, batch_size=8, checkpoint_every=3)
+    run(
+        fresh(), settings, halfway=lambda step, _: half.append(step),
+        visit=lambda step, average: seen.append((step, isinstance(average, Preconditioned))),
+    )  # fmt: skip
+    assert seen == [(3, True), (6, True), (8, True)] and half == [4]
 
 
 @pytest.mark.parametrize(("n", "size"), [(40, 32), (40, 40), (7, 20), (10, 3), (1, 5)])

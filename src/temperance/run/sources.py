@@ -1,5 +1,6 @@
 """What samples are made from, and held against: a run, a model folder, a closed form; a guard."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ def autoguided(model: Model, source: str, weaker: str | None, weight: float) -> 
     Raises:
         ValueError: if there is no weaker model, or it makes other images than `model`.
     """
-    if weight < 0:
-        raise ValueError(f"--autoguidance must be at least 0, got {weight}")
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"--autoguidance must be a number of at least 0, got {weight}")
     folder = Path(source) / HALFWAY if weaker is None else Path(weaker)
     if weaker is None and not folder.is_dir():
         raise ValueError(f"--autoguidance: {source} has no {HALFWAY}/ to be guided by; name a --weaker model")

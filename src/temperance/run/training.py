@@ -71,13 +71,13 @@ def train_run(
     rows = mirrored(points) if recipe.flips else points
     monitor = Monitor(rows, None if heldout is None else _like(heldout, points), settings, out)
 
-    def visit(step: int, model: hub.Model) -> None:
-        if main and step == settings.steps // 2:
+    def halfway(step: int, model: hub.Model) -> None:
+        if main:
             _save(out / HALFWAY, replace(model, about={**model.about, "step": step}))
 
     model = fit(
-        ready, points, settings, out=out, resume=resume, progress=progress, device=device, classes=classes, visit=visit,
-        monitor=monitor if settings.monitor_every else None,
+        ready, points, settings, out=out, resume=resume, progress=progress, device=device, classes=classes,
+        halfway=halfway, monitor=monitor if settings.monitor_every else None,
     )  # fmt: skip
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

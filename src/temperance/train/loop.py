@@ -40,13 +40,14 @@ def train(
     progress: bool = True,
     device: str = "auto",
     visit: Callable[[int, nn.Module], None] | None = None,
+    halfway: Callable[[int, nn.Module], None] | None = None,
     monitor: Monitor | None = None,
 ) -> nn.Module:
     """Train `denoiser` on images `mu` and return its moving average.
 
     With `out`, metrics go to `out/metrics.jsonl` and checkpoints to `out/checkpoint-N/`; `resume` continues from the
-    newest valid one. `visit(step, average)` is called after every `checkpoint_every` steps, at half of
-    the steps and at the end.
+    newest valid one. `visit(step, average)` is called after every `checkpoint_every` steps and at the end,
+    `halfway(step, average)` once, after half of the steps.
     `monitor(step, average)` is called on the main process after every `monitor_every` steps; the figures that it
     returns are recorded, and training ends early if they hold a true `stop`.
 
@@ -81,8 +82,10 @@ def train(
             last = _look(trainer, monitor, done, pace.record) or done == settings.steps
             if done % settings.checkpoint_every == 0 or last:
                 _save(trainer, done, last)
-            if visit is not None and (done % settings.checkpoint_every == 0 or done == settings.steps // 2 or last):
-                visit(done, trainer.average)
+                if visit is not None:
+                    visit(done, trainer.average)
+            if halfway is not None and done == settings.steps // 2:
+                halfway(done, trainer.average)
             if last:
                 break
     for tracker in accelerator.trackers:
