@@ -9,7 +9,8 @@
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Its rows are means over seeds, and, where there are
 several, the standard deviation over them. Of a run's looks, every second one is shown, and the best early stops. The
 table `summary` has one row for each study and method of ours: tangent smoothing at its last step, with autoguidance or
-without, and guided early stops, against the best early stop of plain training that copies no more.
+without, and guided early stops, against the best early stop of plain training that copies no more. `distances` reads
+tangent smoothing where copy AUC exceeds .5 by at most half of what plain training comes to.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from temperance.atomic import write_json
-from temperance.study.advice import advise, against_early_stop, curve
+from temperance.study.advice import advise, against_early_stop, best_stop, curve
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "docs" / "results"
@@ -35,6 +36,7 @@ OURS = {
     "conditional/guided": "a guided early stop",
 }
 Row = dict[str, Any]
+Looks = list[tuple[int, dict[str, float]]]
 
 
 def keep(name: str, files: list[Path]) -> None:
@@ -136,6 +138,45 @@ def summed(stem: str, rows: list[Row], v: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def distances() -> str:
+    """Tangent smoothing at its best look among those with half of plain training's excess of copy AUC, or less."""
+    found = []
+    for path in KEPT.glob("*.json"):
+        rows = json.loads(path.read_text())["rows"]
+        for n in sorted({r["n_train"] for r in rows}):
+            plain, ours = curve(rows, "conditional", n), curve(rows, "tangent", n)
+            if len(plain) > 1 and len(ours) > 1:  # a study: a demo has one look
+                found.append(((path.stem.split("-")[0], n, path.stem), halved(named(path.stem, n), plain, ours)))
+    return "\n".join(
+        [
+            "| images | copy AUC of plain training | allowed | tangent: step, copy AUC, FD, recall "
+            "| best early stop: step, copy AUC, FD, recall | |",
+            "|" + "---|" * 6,
+            *(row for _, row in sorted(found)),
+        ]
+    )
+
+
+def halved(name: str, plain: Looks, ours: Looks) -> str:
+    last = plain[-1][1]["copy_auc"]
+    allowed = (max(last, 0.5) + 0.5) / 2
+    fair = [look for look in ours if look[1]["copy_auc"] <= allowed]
+    if not fair:
+        return f"| {name} | {share(last)} | {share(allowed)} | none | | **not won** |"
+    step, own = min(fair, key=lambda look: look[1]["fd_heldout"])
+    stop, other, _ = best_stop(plain, max(own["memorized_fraction"], own["heldout_memorized_fraction"]))
+    won = own["fd_heldout"] <= other["fd_heldout"] and own["recall"] > other["recall"]
+    cells = [
+        name,
+        share(last),
+        share(allowed),
+        f"{step:,} of {ours[-1][0]:,}, " + ", ".join(shown(own, "copy_auc", "fd_heldout", "recall")),
+        f"{stop:,}, " + ", ".join(shown(other, "copy_auc", "fd_heldout", "recall")),
+        "won" if won else "**not won**",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
 def shown(m: dict[str, Any], *names: str) -> list[str]:
     return [f"{m[name]:.1f}" if name == "fd_heldout" else share(m[name]) for name in names]
 
@@ -176,7 +217,8 @@ def written(page: str) -> str:
     """A page with all of its tables made anew."""
 
     def drawn(name: str) -> str:
-        return summary() if name == "summary" else table(name)
+        whole = {"summary": summary, "distances": distances}.get(name)
+        return table(name) if whole is None else whole()
 
     return MARK.sub(lambda m: f"<!-- table: {m['name']} -->\n{drawn(m['name'])}\n<!-- end -->", page)
 

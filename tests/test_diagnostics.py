@@ -89,6 +89,19 @@ def test_expansion_factor_of_the_empirical_denoiser_grows_as_noise_falls():
     assert high < 1.5
 
 
+@pytest.mark.parametrize(("dtype", "slack"), [(torch.float64, 0.01), (torch.float32, 0.05)])
+@pytest.mark.parametrize("sigma", [0.02, 0.1, 0.3])
+def test_expansion_factor_of_two_points_is_the_slope_between_them(sigma, dtype, slack):
+    points = torch.tensor([[-0.9, 0.2, 0.0], [0.8, -0.4, 0.5]], dtype=dtype)
+    r2 = float((points[0] - points[1]).square().sum())
+
+    def empirical(x, level):
+        return denoise(noise_conditional(x, points, level), points)
+
+    found = expansion_factor(empirical, points, sigma)
+    torch.testing.assert_close(found, torch.full_like(found, 0.9 + 0.1 * r2 / (4 * sigma**2)), rtol=slack, atol=0)
+
+
 def test_suggest_temperature_makes_half_a_neighborhood_share_the_score():
     points = digits()
     table, sigma = neighbors(points, 10), collapse_sigma(points)

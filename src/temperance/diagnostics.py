@@ -91,13 +91,15 @@ def expansion_factor(
     """How much one sampling step from `sigma` to `ratio * sigma` pulls two neighbors of a decision boundary apart.
 
     x lies half-way between a training point and its nearest other point, plus noise; y is x shifted a little along
-    their difference; the result is |y' - x'| / |y - x|. Smooth models have 1 to 2, collapsed ones hundreds.
-    Source: arXiv 2601.19285, sec. 3.
+    their difference, by so little that their odds change by a third at most: a larger shift would cross the boundary
+    and hide its steepness. The result is |y' - x'| / |y - x|, for a collapsed model of points at distance r about
+    (1 - ratio) r^2 / (4 sigma^2); smooth models have 1 to 2. Source: arXiv 2601.19285, sec. 3.
     """
     flat = points.flatten(1)
     found = nearest(flat[:draws], flat, 2)
     a, b = flat[:draws], flat[found.index[:, 1]]
-    shift = 1e-3 * (b - a)
+    share = (0.3 * sigma**2 / (b - a).square().sum(1, keepdim=True)).clamp(max=1e-3)
+    shift = share * (b - a)
     generator = Generator().manual_seed(0)
     x = (a + b) / 2 + sigma * torch.randn(a.shape, generator=generator).to(a)
     x = x - (b - a) * (((x - (a + b) / 2) * (b - a)).sum(1) / (b - a).square().sum(1).clamp(min=1e-12))[:, None]
