@@ -35,6 +35,7 @@ OURS = {
     "tangent/guided": "tangent smoothing with autoguidance",
     "conditional/guided": "a guided early stop",
 }
+KINDS = {"unet": "UNet", "unet-guided": "UNet", "28x28": "28x28", "32x32": "32x32, UNet"}  # of a kept file's name
 Row = dict[str, Any]
 Looks = list[tuple[int, dict[str, float]]]
 
@@ -184,7 +185,7 @@ def shown(m: dict[str, Any], *names: str) -> list[str]:
 def named(stem: str, n: int) -> str:
     """What a row of the summary is about: `mnist-100-unet` is mnist, 100, UNet."""
     data, _, kind = (*stem.split("-", 2), "")[:3]
-    return ", ".join([data, str(n), *([{"unet": "UNet", "unet-guided": "UNet"}.get(kind, kind)] if kind else [])])
+    return ", ".join([data, str(n), *([KINDS.get(kind, kind)] if kind else [])])
 
 
 def line(method: str, steps: list[int], rows: list[Row]) -> str:
