@@ -113,6 +113,17 @@ def test_seeds_are_averaged_and_the_best_is_marked():
     assert table.rows[0].cells[labels.index("FD to unseen")].text == "0.300"
 
 
+def test_who_copies_most_is_said_only_where_they_differ():
+    def lede(*rows):
+        return tr.comparison(list(rows), title="t", provenance={}).lede
+
+    copies, none = row(memorized_fraction=0.8), row("tangent", memorized_fraction=0.0)
+    assert "Most copies: conditional, where 80.0 %" in lede(copies, none)
+    assert "Fewest: tangent, 0.0 %" in lede(copies, none)
+    assert "Of the samples of all 2 methods, 0.0 % are" in lede(row(memorized_fraction=0.0), none)
+    assert "Of the samples of tangent, 0.0 % are" in lede(none)
+
+
 def test_every_column_is_explained():
     table = page().blocks[0]
     assert all(c.help.endswith(".") for c in table.columns)

@@ -129,15 +129,12 @@ def comparison(
     groups = _groups(rows)
     color = _colors([str(r["method"]) for r in rows] + [s.method for s in series])
     copied = {label: _mean(group, "memorized_fraction") for label, group in groups.items()}
-    worst, best = max(copied, key=lambda g: copied[g]), min(copied, key=lambda g: copied[g])
     null = percent(_mean(rows, "heldout_memorized_fraction"))
     seeds = len({r["seed"] for r in rows})
     sizes = sorted({r["n_train"] for r in rows})
     lede = (
         f"Every sample was compared with all {' or '.join(map(str, sizes))} images its method had learned"
-        f" from. Most copies: {worst}, where {percent(copied[worst])} of the samples are a training image."
-        f" Fewest: {best}, {percent(copied[best])}. Of unseen real images, the same test takes {null} for"
-        " copies."
+        f" from. {_extremes(copied)} Of unseen real images, the same test takes {null} for copies."
     )
     tiles = [Tile(null, "unseen real images", "the level that copying is judged against")]
     tiles += [
@@ -204,6 +201,16 @@ def _values(group: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 def _mean(group: Sequence[Mapping[str, Any]], key: str) -> float:
     values = _values(group, key)
     return fmean(values) if values else math.nan
+
+
+def _extremes(copied: dict[str, float]) -> str:
+    """Who copies most and who least, in a sentence or two."""
+    worst, best = max(copied, key=lambda g: copied[g]), min(copied, key=lambda g: copied[g])
+    most, least = percent(copied[worst]), percent(copied[best])
+    if most == least:
+        which = f"all {len(copied)} methods" if len(copied) > 1 else worst
+        return f"Of the samples of {which}, {most} are a training image."
+    return f"Most copies: {worst}, where {most} of the samples are a training image. Fewest: {best}, {least}."
 
 
 def _comparison_table(groups: list[list[Mapping[str, Any]]], color: dict[str, int], seeds: int) -> Table:
