@@ -17,6 +17,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -53,7 +54,7 @@ def table(name: str) -> str:
     """One table as Markdown, with the command above and, for a study, the comparison with early stopping below."""
     found = json.loads((KEPT / f"{name}.json").read_text())
     rows = [{"steps": 0} | r for r in found["rows"]]
-    seeds, floor = len({r["seed"] for r in rows}), fmean(r["fd_floor"] for r in rows)
+    seeds, floor = len({r["seed"] for r in rows}), floors(rows)
     null = fmean(r["heldout_memorized_fraction"] for r in rows)
     said = f"`{found['command']}`; {seeds} seed{'s' * (seeds > 1)}, held-out images copied {share(null)}:"
     if len({r["n_train"] for r in rows}) > 1:
@@ -90,7 +91,7 @@ def by_size(rows: list[Row]) -> list[str]:
     for v in (v for v in against_early_stop(rows) if v["method"] == "tangent"):
         n, stop = v["n_train"], v["early_stop"]
         step = advice["memorization_step"][str(n)]
-        floor = fmean(r["fd_floor"] for r in rows if r["n_train"] == n)
+        floor = floors(r for r in rows if r["n_train"] == n)
         cells = [
             str(n),
             "never" if step is None else f"{'before ' * (n in advice['passed_before_first_look'])}{step:,.0f}",
@@ -126,7 +127,7 @@ def summary() -> str:
 
 def summed(stem: str, rows: list[Row], v: dict[str, Any]) -> str:
     stop, won = v["early_stop"], v["fd_not_worse"] and v["recall_higher"]
-    floor = fmean(r["fd_floor"] for r in rows if r["n_train"] == v["n_train"])
+    floor = floors(r for r in rows if r["n_train"] == v["n_train"])
     cells = [
         named(stem, v["n_train"]),
         v["method"],
@@ -176,6 +177,11 @@ def halved(name: str, plain: Looks, ours: Looks) -> str:
         "won" if won else "**not won**",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def floors(rows: Iterable[Row]) -> float:
+    """The mean floor, every split counted once, however many methods were run on it."""
+    return fmean({r["seed"]: r["fd_floor"] for r in rows}.values())
 
 
 def shown(m: dict[str, Any], *names: str) -> list[str]:
