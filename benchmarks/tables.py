@@ -37,6 +37,7 @@ OURS = {
     "conditional/guided": "a guided early stop",
 }
 KINDS = {"unet": "UNet", "unet-guided": "UNet", "28x28": "28x28", "32x32": "32x32, UNet"}  # of a kept file's name
+NOT_WON = "**not won**"
 Row = dict[str, Any]
 Looks = list[tuple[int, dict[str, float]]]
 
@@ -126,7 +127,7 @@ def summary() -> str:
 
 
 def summed(stem: str, rows: list[Row], v: dict[str, Any]) -> str:
-    stop, won = v["early_stop"], v["fd_not_worse"] and v["recall_higher"]
+    stop = v["early_stop"]
     floor = floors(r for r in rows if r["n_train"] == v["n_train"])
     cells = [
         named(stem, v["n_train"]),
@@ -135,7 +136,7 @@ def summed(stem: str, rows: list[Row], v: dict[str, Any]) -> str:
         f"{share(stop['memorized_fraction'])}, {share(v['memorized_fraction'])}",
         f"{stop['fd_heldout']:.1f}, {v['fd_heldout']:.1f} ({floor:.1f})",
         f"{share(stop['recall'])}, {share(v['recall'])}",
-        "won" if won else "**not won**",
+        outcome(v, stop),
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -160,23 +161,28 @@ def distances() -> str:
 
 
 def halved(name: str, plain: Looks, ours: Looks) -> str:
+    """One row of `distances`; the early stop beside it is the best that copies no more."""
     last = plain[-1][1]["copy_auc"]
     allowed = (max(last, 0.5) + 0.5) / 2
     fair = [look for look in ours if look[1]["copy_auc"] <= allowed]
     if not fair:
-        return f"| {name} | {share(last)} | {share(allowed)} | none | | **not won** |"
+        return f"| {name} | {share(last)} | {share(allowed)} | none | | {NOT_WON} |"
     step, own = min(fair, key=lambda look: look[1]["fd_heldout"])
     stop, other, _ = best_stop(plain, max(own["memorized_fraction"], own["heldout_memorized_fraction"]))
-    won = own["fd_heldout"] <= other["fd_heldout"] and own["recall"] > other["recall"]
     cells = [
         name,
         share(last),
         share(allowed),
         f"{step:,} of {ours[-1][0]:,}, " + ", ".join(shown(own, "copy_auc", "fd_heldout", "recall")),
         f"{stop:,}, " + ", ".join(shown(other, "copy_auc", "fd_heldout", "recall")),
-        "won" if won else "**not won**",
+        outcome(own, other),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def outcome(own: dict[str, Any], stop: dict[str, Any]) -> str:
+    """Won: a Frechet distance that is not worse, and more recall."""
+    return "won" if own["fd_heldout"] <= stop["fd_heldout"] and own["recall"] > stop["recall"] else NOT_WON
 
 
 def floors(rows: Iterable[Row]) -> float:
@@ -206,13 +212,13 @@ def line(method: str, steps: list[int], rows: list[Row]) -> str:
 
 def verdict(v: dict[str, Any]) -> str:
     """One sentence on one of our methods against the best early stop that copies no more."""
-    stop, won = v["early_stop"], v["fd_not_worse"] and v["recall_higher"]
+    stop = v["early_stop"]
     at = f" at step {v['steps']:,}" if v["method"].startswith("conditional/") else ""
     which = "that copies no more" if stop["copies_no_more"] else "there is, which copies more,"
     return (
         f"\nThe best early stop {which} is at step {stop['steps']:,}: FD {stop['fd_heldout']:.1f} against "
         f"{v['fd_heldout']:.1f} for {OURS[v['method']]}{at}, "
-        f"recall {share(stop['recall'])} against {share(v['recall'])}: {'won' if won else '**not won**'}."
+        f"recall {share(stop['recall'])} against {share(v['recall'])}: {outcome(v, stop)}."
     )
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from benchmarks.tables import KEPT, MARK, PAGES, written
+from benchmarks.tables import KEPT, MARK, PAGES, floors, halved, written
 
 from temperance.study import Plan
 from temperance.study.cell import run
@@ -20,6 +20,32 @@ def test_every_table_is_what_its_rows_say(page):
 def test_every_row_that_is_kept_is_shown():
     shown = {m["name"] for page in PAGES for m in MARK.finditer(page.read_text())}
     assert shown == {path.stem for path in KEPT.glob("*.json")} | {"summary", "distances"}
+
+
+def look(step, copied, auc, fd, recall):
+    return step, {
+        "memorized_fraction": copied, "heldout_memorized_fraction": 0.01,
+        "copy_auc": auc, "fd_heldout": fd, "recall": recall,
+    }  # fmt: skip
+
+
+PLAIN = [look(10, 0.0, 0.6, 30.0, 0.4), look(20, 0.01, 0.7, 20.0, 0.3), look(40, 0.5, 0.9, 5.0, 0.2)]
+
+
+def test_half_of_the_excess_is_read_at_the_best_look_that_keeps_to_it():
+    ours = [look(10, 0.0, 0.4, 25.0, 0.8), look(20, 0.0, 0.7, 19.0, 0.7), look(40, 0.0, 0.71, 1.0, 0.9)]
+    assert halved("a", PLAIN, ours) == "| a | .90 | .70 | 20 of 40, .70, 19.0, .70 | 20, .70, 20.0, .30 | won |"
+    assert halved("a", PLAIN, ours[2:]) == "| a | .90 | .70 | none | | **not won** |"
+
+
+@pytest.mark.parametrize(("fd", "recall", "won"), [(20.0, 0.31, True), (20.1, 0.31, False), (19.0, 0.3, False)])
+def test_winning_takes_both_figures(fd, recall, won):
+    row = halved("a", PLAIN, [look(10, 0.0, 0.6, fd, recall)])
+    assert row.endswith("| won |" if won else "| **not won** |")
+
+
+def test_a_split_counts_once_in_the_floor():
+    assert floors([{"seed": 1, "fd_floor": 1.0}, {"seed": 1, "fd_floor": 1.0}, {"seed": 2, "fd_floor": 4.0}]) == 2.5
 
 
 def test_training_free_rows_of_the_demo_are_drawn_again():
