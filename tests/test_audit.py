@@ -133,9 +133,11 @@ def test_very_small_sets_work(n, tmp_path):
         assert page.read_text().count("<li><div") == n
 
 
-def test_one_training_image_is_refused():
-    with pytest.raises(ValueError, match="1 distinct image"):
-        audit(TRAIN[:1], REST[:3])
+@pytest.mark.parametrize("n", [1, 3])
+def test_one_distinct_training_image_is_refused_before_any_work(n, capsys):
+    with pytest.raises(ValueError, match=f"1 distinct image among {n};"):
+        audit(TRAIN[:1].repeat(n, 0), REST[:3], progress=True)
+    assert capsys.readouterr().err == ""
 
 
 def test_identical_sets_work(tmp_path):

@@ -228,7 +228,9 @@ def test_importing_stays_light():
 
 def test_early_stops_that_differ_by_seed_are_one_method():
     rows = [row(steps=800), row(seed=1, steps=900, nfe=70)]
-    assert len(tr.comparison(rows, title="t", provenance={}).blocks[0].rows) == 2
+    table = tr.comparison(rows, title="t", provenance={}).blocks[0]
+    assert len(table.rows) == 2
+    assert table.rows[1].cells[0].detail == "heun · 63–70 evaluations · step 800–900"
 
 
 def test_labels_of_lines_that_end_together_do_not_cover_each_other():

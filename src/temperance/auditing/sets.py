@@ -22,6 +22,9 @@ def check(sets: dict[str, Any], fdr: float) -> dict[str, Images]:
                 f"train is {_size(shape)} and {key} is {_size(value.pixels.shape[1:])}; load both with the"
                 " same size and channels"
             )
+    train = found["train"].pixels
+    if not any((image != train[0]).any() for image in train[1:]):
+        raise ValueError(f"train holds 1 distinct image among {len(train)}; d1/d2 needs 2 distinct ones")
     return found
 
 

@@ -213,15 +213,21 @@ def _extremes(copied: dict[str, float]) -> str:
     return f"Most copies: {worst}, where {most} of the samples are a training image. Fewest: {best}, {least}."
 
 
+def _spanned(group: list[Mapping[str, Any]], key: str) -> str:
+    """A whole number of every seed's row: an early stop and an adaptive sampler have one for each seed."""
+    found = sorted({row[key] for row in group if row.get(key) is not None})
+    return "–".join(str(n) for n in dict.fromkeys((found[0], found[-1])))
+
+
 def _comparison_table(groups: list[list[Mapping[str, Any]]], color: dict[str, int], seeds: int) -> Table:
     sizes = {g[0]["n_train"] for g in groups}
     best = {key: _best(groups, key, rule) for key, (_, _, _, rule) in _COLUMNS.items()}
     rows = [_null_row(groups)]
     for group in groups:
         row = group[0]
-        detail = f"{row['sampler']} · {row['nfe']} evaluations"
+        detail = f"{row['sampler']} · {_spanned(group, 'nfe')} evaluations"
         detail += f" · n = {row['n_train']}" if len(sizes) > 1 else ""
-        detail += f" · step {row['steps']}" if row.get("steps") is not None else ""
+        detail += f" · step {_spanned(group, 'steps')}" if row.get("steps") is not None else ""
         cells = [Cell(str(row["method"]), detail)]
         cells += [_mean_cell(group, key, best[key]) for key in _COLUMNS]
         rows.append(Row(tuple(cells), series=color[str(row["method"])]))

@@ -173,6 +173,8 @@ def frontier(
             textcoords="offset points",
             ha="right",
             fontsize=8.5,
+            bbox={"fc": PAPER, "ec": "none", "pad": 0.5},  # a leader that crosses the name stops at it
+            zorder=4,
         )
     if null is not None:
         ax.axvline(null, color=INK, lw=1, ls=":")
