@@ -119,8 +119,8 @@ def summary() -> str:
                 found.append((*place, summed(path.stem, rows, v)))
     return "\n".join(
         [
-            "| images | method | seeds | copied: early stop, method | FD: same (floor) | recall: same | |",
-            "|" + "---|" * 7,
+            "| images | method | seeds | step: early stop, method | copied: same | FD: same (floor) | recall: same | |",
+            "|" + "---|" * 8,
             *(row for *_, row in sorted(found)),
         ]
     )
@@ -133,6 +133,7 @@ def summed(stem: str, rows: list[Row], v: dict[str, Any]) -> str:
         named(stem, v["n_train"]),
         v["method"],
         str(len({r["seed"] for r in rows})),
+        f"{stop['steps']:,}, {v['steps']:,}",
         f"{share(stop['memorized_fraction'])}, {share(v['memorized_fraction'])}",
         f"{stop['fd_heldout']:.1f}, {v['fd_heldout']:.1f} ({floor:.1f})",
         f"{share(stop['recall'])}, {share(v['recall'])}",
