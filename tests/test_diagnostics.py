@@ -18,6 +18,7 @@ from temperance.diagnostics import (
 )
 from temperance.distance import Neighbors, neighbors
 from temperance.empirical import Posterior, denoise, noise_conditional
+from temperance.engine import EmpiricalDenoiser
 
 
 def digits(n=100):
@@ -161,3 +162,17 @@ def test_suggest_h_needs_two_points():
 
 def test_suggest_k_takes_what_is_there():
     assert (suggest_k(5), suggest_k(11), suggest_k(60_000)) == (4, 10, 10)
+
+
+def test_collapse_sigma_and_expansion_factor_count_copies_once():
+    points = digits()
+    once = collapse_sigma(points)
+    assert collapse_sigma(torch.cat([points, points])) == once
+    factor = expansion_factor(EmpiricalDenoiser(points), points, 0.3)
+    twice = points.repeat_interleave(2, 0)
+    torch.testing.assert_close(expansion_factor(EmpiricalDenoiser(twice), twice, 0.3), factor, rtol=1e-4, atol=0)
+
+
+def test_suggest_h_takes_the_narrowest_where_displaced_points_start_far():
+    points = digits()
+    assert suggest_h(points, neighbors(points, 10), candidates=(4.0, 5.0)).h == 4.0

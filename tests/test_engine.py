@@ -359,3 +359,15 @@ def test_a_screen_that_was_of_no_use_is_skipped_at_more_noise_and_tried_again_la
     assert seen == ["int8>dense", "dense", "dense", "int8>dense"]
     engine(p[:6] + 0.001, torch.full((6,), 0.1))
     assert engine.stats.path == ("int8",) * 6
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_posteriors_of_very_few_points(n):
+    g = torch.Generator().manual_seed(0)
+    points, x = torch.randn(n, 5, generator=g), torch.randn(3, 5, generator=g)
+    level = torch.full((3,), 0.7)
+    expected = empirical.noise_conditional(x.double(), points.double(), level.double()).weights
+    engine = EmpiricalDenoiser(points)
+    for found in (engine.posterior(x, level), engine.topk(x, level, n)):
+        torch.testing.assert_close(weights_over_all(found, n), expected)
+    assert EmpiricalDenoiser(points, "unconditional").score(x, None).isfinite().all()

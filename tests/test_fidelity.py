@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import linalg
 
 from rows import cdist, sets
@@ -51,6 +52,15 @@ def test_kid_agrees_with_loops_and_is_unbiased():
     assert m.low is not None and m.high is not None
     assert m.low < 0 < m.high
     assert abs(m.value) < abs(tm.kid(a, b + 1, block=200).value) / 20
+
+
+def test_kid_of_sets_sorted_by_class_is_that_of_shuffled_ones():
+    label = torch.randint(3, (3000, 1), generator=torch.Generator().manual_seed(1))
+    x, y = (v + 4 * label for v in sets(3000, 3000, 4))
+    order = y.sum(1).argsort()
+    mixed, by_class = tm.kid(x, y, block=500).value, tm.kid(x, y[order], block=500).value
+    exact = tm.kid(x, y, block=3000).value
+    assert abs(by_class - exact) < 3 * abs(mixed - exact) + 0.1 * tm.kid(x, y + 0.5, block=3000).value
 
 
 def naive_quality(x, y, k):

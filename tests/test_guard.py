@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw
 
 from temperance.data import Images, load, split
 from temperance.engine import EmpiricalDenoiser
-from temperance.guard import FRESH, Guard, Thresholds
-from temperance.sample import Noise, heun, integrate
+from temperance.guard import Guard, Thresholds
+from temperance.sample import FRESH, Noise, heun, integrate
 from temperance.schedule import Edm
 
 
@@ -261,3 +261,20 @@ def test_what_does_not_fit_is_refused(tmp_path):
         Guard(train, threshold=-1.0)
     with pytest.raises(ValueError, match="rate"):
         Guard.calibrate(train, heldout, rate=1.0)
+
+
+def test_what_a_sampler_leaves_out_of_range_is_judged_as_it_is_written():
+    train, *_ = drawings()
+    image = train.tensor()[:1]
+    over = torch.where(image == 1, image + 0.5, image)  # a background brighter than white
+    over[0, :, 8:16, 8:16] *= 0.95  # not an exact copy
+    for judge in (Guard(train, shift=0), guard("drawings")):
+        assert torch.equal(judge.look(over).closeness, judge.look(over.clamp(-1, 1)).closeness)
+        assert judge.look(over).refused.all()
+    far = guard("drawings").away(over)
+    assert float(guard("drawings").look(far).closeness) > float(guard("drawings").look(over).closeness)
+
+
+def test_more_attempts_than_there_is_noise_for_are_refused():
+    with pytest.raises(ValueError, match="between 1 and 16, got 17"):
+        guard("digits").draw(lambda stream: torch.zeros(len(stream), 1, 8, 8), [0], attempts=17)

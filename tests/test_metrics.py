@@ -109,6 +109,13 @@ def test_benjamini_hochberg_known_answer():
     p = torch.tensor([0.01, 0.04, 0.03, 0.005, 0.9])
     assert tm.benjamini_hochberg(p, 0.05).tolist() == [True, True, True, True, False]
     assert not tm.benjamini_hochberg(torch.tensor([0.2, 0.9]), 0.05).any()
+    assert tm.benjamini_hochberg(torch.tensor([0.01], dtype=torch.float64), 0.01).all()  # on the step
+
+
+@pytest.mark.parametrize(("n", "fdr"), [(742, 0.01), (144, 0.05), (1000, 0.1)])
+def test_benjamini_hochberg_rejects_p_values_on_its_steps(n, fdr):
+    steps = torch.tensor([fdr * i / n for i in range(1, n + 1)], dtype=torch.float64)
+    assert tm.benjamini_hochberg(steps, fdr).all()
 
 
 def test_false_discoveries_stay_below_the_rate():
@@ -162,3 +169,8 @@ def test_mifid_averages_over_generated_images():
     assert tm.mifid(x, train, fd, threshold=0.0).value == fd.value
     five = train[:5].repeat(16, 1)
     assert tm.mifid(five, train, tm.frechet_distance(five, train)).value > 1e6
+
+
+def test_cosine_distance_of_orthogonal_rows_is_one():
+    basis = torch.eye(4)
+    assert tm.copying.cosine_distance(basis[:2], basis[2:]).tolist() == [1.0, 1.0]

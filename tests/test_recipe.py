@@ -140,3 +140,15 @@ def test_classes_need_labels_and_enough_images():
         prepare(Recipe(class_conditional=True), POINTS)
     with pytest.raises(ValueError, match="in every class"):
         prepare(Recipe(k=20, class_conditional=True), POINTS, labels=LABELS, classes=10)
+
+
+@pytest.mark.parametrize("objective", ["tangent", "temperature"])
+def test_copies_of_an_image_are_no_neighbors(objective):
+    doubled = torch.cat([POINTS[:1].repeat(30, 1, 1, 1), POINTS])
+    plain, ready = (prepare(Recipe(objective, k=10, network="mlp"), p) for p in (POINTS, doubled))
+    assert bool((ready.objective.neighbors.distance > 0).all())
+    torch.testing.assert_close(ready.objective.neighbors.distance[30:], plain.objective.neighbors.distance)
+    few = torch.cat([POINTS[:5].repeat(10, 1, 1, 1)])
+    assert prepare(Recipe(objective, network="mlp"), few).recipe.k == 4
+    with pytest.raises(ValueError, match="need at least 11 images, got 5"):
+        prepare(Recipe(objective, k=10, network="mlp"), few)

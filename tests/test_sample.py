@@ -341,3 +341,15 @@ def test_dpm_solver_is_of_second_order():
     order, errors = slope(solve, exact, [41, 81, 161])
     assert order == pytest.approx(2, abs=0.2)
     assert errors[-1] < 1e-3
+
+
+@pytest.mark.parametrize("name", ["adaptive", "nesterov", "annealed"])
+def test_a_row_that_is_on_its_image_goes_on_being_told_a_level(name):
+    told = []
+
+    def at_once(x, sigma):
+        told.append(sigma)
+        return torch.where(torch.arange(len(x))[:, None] == 0, torch.zeros_like(x), 0.5 * x)
+
+    draw(name, at_once, Ve().grid(8), step=1.0)
+    assert len(told) > 1 and all(bool((level > 0).all()) for level in told)

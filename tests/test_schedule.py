@@ -174,3 +174,8 @@ def test_edm_for_measures_the_data():
     assert schedule.sigma_max == pytest.approx(15, rel=0.05)
     assert edm_for(0.01 * points).sigma_max == 1.0
     assert edm_for(points - 10).sigma_max == pytest.approx(3 * 10 * math.sqrt(8), rel=0.01)  # the start is around zero
+
+
+def test_edm_for_sees_directions_that_leave_the_sum_of_an_image_alone():
+    pair = torch.tensor([[4.0, -4.0], [-4.0, 4.0]])
+    assert edm_for(pair).sigma_max == pytest.approx(5 * math.sqrt(32))

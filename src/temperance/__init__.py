@@ -17,7 +17,7 @@ _HOME = {
     "predictor_corrector projected",
     "diagnostics": "collapse_sigma dominance effective_sample_size expansion_factor suggest_h suggest_k "
     "suggest_temperature",
-    "engine": "EmpiricalDenoiser",
+    "engine": "EmpiricalDenoiser neighbor_table",
     "autoguidance": "Autoguided",
     "network": "Blind Parameterized Preconditioned ResidualMlp",
     "data": "Images InputError",

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from temperance.data import Images
 from temperance.diagnostics import Width, collapse_sigma, expansion_factor, suggest_h, suggest_k, suggest_temperature
-from temperance.distance import duplicates
-from temperance.engine import EmpiricalDenoiser, Finder
+from temperance.distance import distinct
+from temperance.engine import EmpiricalDenoiser, neighbor_table
 from temperance.metrics import proximity
 from temperance.report import Facts, Figures, Notes, Page, Tile, curves, histogram, write_json, write_page
 from temperance.schedule import edm_for
@@ -37,11 +37,11 @@ def analyze(
         bar.update()
         return value
 
-    distinct = done(len(duplicates(flat).unique()))
-    k = suggest_k(len(flat)) if k is None else k
-    table = done(Finder(flat)(flat, k, torch.arange(len(flat))))
+    once = done(distinct(flat))
+    k = suggest_k(len(once)) if k is None else k
+    table = done(neighbor_table(flat, k))
     sigma = done(collapse_sigma(flat, seed=seed))
-    sizes = done(_curve(points, schedule.grid(LEVELS), seed))
+    sizes = done(_curve(once, schedule.grid(LEVELS), seed))
     width = done(suggest_h(flat, table))
     strength = done(suggest_temperature(flat, table, sigma))
     bar.close()
@@ -51,7 +51,7 @@ def analyze(
         "n": len(images),
         "shape": list(points.shape[1:]),
         "sha256": images.fingerprint,
-        "duplicates": len(images) - distinct,
+        "duplicates": len(images) - len(once),
         "effective_sample_size": sizes,
         "sigma_collapse": sigma,
         "expansion_factor": {"sigma": sigma / 4, "median": float(expansion.median())},

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from temperance.denoiser import Denoiser
-from temperance.distance import Neighbors, duplicates, nearest
+from temperance.distance import Neighbors, distinct, nearest
 from temperance.empirical import Posterior, noise_conditional
 from temperance.engine import EmpiricalDenoiser, Finder, displaced
 
@@ -29,8 +29,9 @@ def dominance(posterior: Posterior) -> Float[Tensor, " batch"]:
 
 
 def mean_effective_sample_size(points: Float[Tensor, "n d"], sigma: float, *, draws: int = 256, seed: int = 0) -> float:
-    """Effective sample size of the empirical posterior, averaged over x = mu + sigma eps.
+    """Effective sample size of the empirical posterior of the distinct points, averaged over x = mu + sigma eps.
 
+    Copies of a point are one point: an image that is there twice can own the score alone.
     Cost: 4 * draws * n * d flops at most, streamed by the engine; no copy of the points.
     """
     return _Crowd(points, draws, seed).size(sigma)
@@ -41,6 +42,7 @@ class _Crowd:
 
     def __init__(self, points: Float[Tensor, "n d"], draws: int, seed: int):
         generator = Generator().manual_seed(seed)
+        points = distinct(points)
         self.denoiser = EmpiricalDenoiser(points)
         self.mu = points[torch.randint(len(points), (draws,), generator=generator)]
         self.noise = torch.randn(self.mu.shape, generator=generator).to(self.mu)
@@ -61,8 +63,8 @@ def collapse_sigma(
 ) -> float:
     """The noise level below which single points own the score: where the mean effective sample size is `size`.
 
-    Found by bisection in log sigma to the relative `tolerance`, with the same draws at every level. Cost: about 11
-    evaluations of `draws` rows by the engine.
+    Copies of a point count as one. Found by bisection in log sigma to the relative `tolerance`, with the same draws at
+    every level. Cost: about 11 evaluations of `draws` rows by the engine.
 
     Raises:
         ValueError: for fewer than 3 points, or if all are the same.
@@ -70,7 +72,8 @@ def collapse_sigma(
     if len(points) < 3:
         raise ValueError(f"collapse_sigma needs at least 3 points, got {len(points)}")
     crowd = _Crowd(points, draws, seed)
-    spread = float((2 * crowd.denoiser.table.half.sum() / (len(points) - 1)).sqrt())
+    table = crowd.denoiser.table
+    spread = float((2 * table.half.sum() / max(1, table.n - 1)).sqrt())
     if spread == 0:
         raise ValueError("all points are the same: there is no noise level at which they separate")
     low, high = 1e-4 * spread, 10.0 * spread
@@ -93,9 +96,10 @@ def expansion_factor(
     x lies half-way between a training point and its nearest other point, plus noise; y is x shifted a little along
     their difference, by so little that their odds change by a third at most: a larger shift would cross the boundary
     and hide its steepness. The result is |y' - x'| / |y - x|, for a collapsed model of points at distance r about
-    (1 - ratio) r^2 / (4 sigma^2); smooth models have 1 to 2. Source: arXiv 2601.19285, sec. 3.
+    (1 - ratio) r^2 / (4 sigma^2); smooth models have 1 to 2. Copies of a point count as one. In the type of the points:
+    far below sigma_collapse float32 is off by some percent. Source: arXiv 2601.19285, sec. 3.
     """
-    flat = points.flatten(1)
+    flat = distinct(points.flatten(1))
     found = nearest(flat[:draws], flat, 2)
     a, b = flat[:draws], flat[found.index[:, 1]]
     share = (0.3 * sigma**2 / (b - a).square().sum(1, keepdim=True)).clamp(max=1e-3)
@@ -168,16 +172,13 @@ def suggest_h(
     Raises:
         ValueError: if fewer than two points differ.
     """
-    groups = duplicates(points)
-    earlier = torch.cat([groups.new_tensor([-1]), groups.cummax(0).values[:-1]])
-    first = groups > earlier
-    distinct = points if bool(first.all()) else points[first]  # no copy where there are no duplicates
-    if len(distinct) < 2:
+    others = distinct(points)
+    if len(others) < 2:
         raise ValueError("all points are the same: there is no distance to keep from them")
     generator = Generator().manual_seed(0)
-    find = Finder(distinct)
-    left_out = torch.randperm(len(distinct), generator=generator)[:draws]
-    unseen = find(distinct[left_out], 1, left_out).distance[:, 0].double().sort().values
+    find = Finder(others)
+    left_out = torch.randperm(len(others), generator=generator)[:draws]
+    unseen = find(others[left_out], 1, left_out).distance[:, 0].double().sort().values
     row = (torch.randperm(len(points), generator=generator)[:draws]).repeat(-(-draws // len(points)))[:draws]
     z = torch.randn(draws, table.index.shape[1], generator=generator).to(points) / table.index.shape[1] ** 0.5
     nearer = []
@@ -191,6 +192,8 @@ def suggest_h(
 
 def _crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
     """Where a falling curve first reaches `level`, linearly between its points; its last point if it never does."""
+    if y[0] <= level:
+        return x[0]
     for i in range(1, len(x)):
         if y[i] <= level < y[i - 1]:
             return x[i - 1] + (x[i] - x[i - 1]) * (y[i - 1] - level) / (y[i - 1] - y[i])

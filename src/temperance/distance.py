@@ -155,6 +155,12 @@ def duplicates(points: Rows, radius: float = 0.0) -> Int[Tensor, " n"]:
     return first[_chained(points, first, radius)[place]]
 
 
+def distinct(points: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
+    """The points without repeats, the first of each; the tensor itself if none repeats. Cost: as `duplicates`."""
+    first = duplicates(points).unique()
+    return points if len(first) == len(points) else points[first]
+
+
 def _equal(points: Rows) -> Int[Tensor, " n"]:
     """For each point the first that is equal to it, value for value, by a 128-bit hash of its bytes."""
     first: dict[bytes, int] = {}

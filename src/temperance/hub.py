@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from temperance.atomic import new_folder, write_json
 from temperance.autoguidance import Autoguided
 from temperance.network import TIME_UNITS, Blind, Parameterized, Preconditioned, ResidualMlp
+from temperance.sample import FRESH
 from temperance.schedule import Edm, Flow, Schedule, Ve, Vp, levels
 
 ABOUT = "temperance.json"
@@ -99,12 +100,12 @@ class Model:
         """What the denoiser is called with after x and sigma for these sample indices: their classes, or nothing.
 
         All classes in turn, or the one that `about` holds as `label`. The class depends on the index alone, so that it
-        is the same in any batch, and after a redraw, which leaves the index in the lower 32 bits.
+        is the same in any batch, and after a redraw, which adds multiples of `FRESH` to it.
         """
         if not self.classes:
             return ()
         only = self.about.get("label")
-        return (torch.tensor([i % (1 << 32) % len(self.classes) if only is None else only for i in index]),)
+        return (torch.tensor([i % FRESH % len(self.classes) if only is None else only for i in index]),)
 
 
 def new_network(

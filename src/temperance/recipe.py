@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from temperance.denoiser import PREDICTIONS
 from temperance.diagnostics import collapse_sigma, suggest_h, suggest_k, suggest_temperature
-from temperance.distance import Neighbors, neighbors
-from temperance.engine import EmpiricalDenoiser
+from temperance.distance import Neighbors, duplicates
+from temperance.engine import EmpiricalDenoiser, neighbor_table
 from temperance.features import by_name, encode
 from temperance.hub import Model, load, new_denoiser, new_network
 from temperance.network import TIME_UNITS, Blind, Parameterized
@@ -179,13 +179,13 @@ def _objective(
     if recipe.objective in ("conditional", "unconditional"):
         # A noise-unconditional network of vp or flow sits in a denoiser that is told sigma (decision 0007).
         return (NoiseConditional if told else NoiseUnconditional)(schedule), {}
-    least = len(points) if labels is None else int(labels.unique(return_counts=True)[1].min())
+    flat = points.flatten(1)
+    least = _fewest(flat, labels)
     k = suggest_k(least) if recipe.k == "auto" else recipe.k
     if least <= max(k, 1):
         where = "" if labels is None else " in every class"
         raise ValueError(f"k={max(k, 1)} neighbors need at least {max(k, 1) + 1} images{where}, got {least}; lower --k")
-    flat = points.flatten(1)
-    table = neighbor_table(points, k, recipe.space, labels)
+    table = neighbor_table(flat, k, labels=labels, space=_space(recipe.space, points))
     rows, mirror = (mirrored(points), mirrored_table(table)) if recipe.flips else (points, table)
     if recipe.objective == "tangent":
         h = suggest_h(flat, table).h if recipe.h == "auto" else float(recipe.h)
@@ -213,14 +213,19 @@ def mirrored_table(table: Neighbors) -> Neighbors:
     return Neighbors(torch.cat([table.index, table.index + n]), table.distance.repeat(2, 1))
 
 
-def neighbor_table(
-    points: Float[Tensor, "n c h w"], k: int, space: str, labels: Int[Tensor, " n"] | None = None
-) -> Neighbors:
-    """The k nearest other images, of the same label if given, in pixels or an encoder's centered, unit features."""
-    if space == "pixels":
-        return neighbors(points.flatten(1), k, labels)
-    features = encode(by_name(space), points)
-    return neighbors(torch.nn.functional.normalize(features - features.mean(0), dim=1), k, labels)
+def _fewest(points: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | None) -> int:
+    """The number of distinct images, of the label that has fewest."""
+    group = duplicates(points)
+    label = torch.zeros_like(group) if labels is None else labels
+    return int(torch.stack([label, group], 1).unique(dim=0)[:, 0].unique(return_counts=True)[1].min())
+
+
+def _space(name: str, points: Float[Tensor, "n c h w"]) -> Float[Tensor, "n e"] | None:
+    """Where neighbors are sought: an encoder's centered, unit features; None: pixels."""
+    if name == "pixels":
+        return None
+    features = encode(by_name(name), points)
+    return torch.nn.functional.normalize(features - features.mean(0), dim=1)
 
 
 def fit(
@@ -274,7 +279,7 @@ def closed_form(points: Float[Tensor, "n c h w"], name: str, k: int = 10) -> Emp
     flat = points.flatten(1)
     if name == "empirical":
         return EmpiricalDenoiser(points, "conditional")
-    table = neighbors(flat, k)
+    table = neighbor_table(flat, k)
     if name == "tangent":
         return EmpiricalDenoiser(points, "tangent", neighbors=table, h=suggest_h(flat, table).h)
     sigma = collapse_sigma(flat)

@@ -255,8 +255,9 @@ def edm_for(points: Float[Tensor, "n d"]) -> Edm:
     """
     rms, center = float(points.square().mean().sqrt()), points.mean(0)
     centered = points - center
-    direction = torch.ones(points.shape[1], dtype=points.dtype)
-    for _ in range(20):
+    # Not from ones: they are orthogonal to images that all have the same sum.
+    direction = torch.randn(points.shape[1], generator=torch.Generator().manual_seed(0)).to(points)
+    for _ in range(50):
         direction = centered.T @ (centered @ direction)
         direction = direction / direction.norm().clamp(min=1e-30)
     widest = float((centered @ direction).square().mean().sqrt())

@@ -22,14 +22,14 @@ def fidelity(rows: dict[str, Encoded], limit: int, seed: int) -> dict[str, Measu
     found = {"fd_train": replace(fd_train, name="fd_train"), "kid_train": replace(tm.kid(x, train), name="kid_train")}
     found["mifid"] = tm.mifid(x, rows["train"], fd_train)
     heldout = _sample(rows["heldout"], size, seed) if "heldout" in rows else None  # after the costliest step
-    found["vendi"] = tm.vendi_score(x[:LIKELIHOOD], (train if heldout is None else heldout)[:LIKELIHOOD])
+    found["vendi"] = tm.vendi_score(*(_few(v, seed) for v in (x, train if heldout is None else heldout)))
     if heldout is not None:
-        return found | _against_heldout(x, train, heldout, found, rows["train"])
+        return found | _against_heldout(x, train, heldout, found, rows["train"], seed)
     return found | {"kid": replace(found["kid_train"], name="kid")} | _quality(x, train)
 
 
 def _against_heldout(
-    x: Tensor, train: Tensor, heldout: Tensor, found: dict[str, Measurement], all_train: Encoded
+    x: Tensor, train: Tensor, heldout: Tensor, found: dict[str, Measurement], all_train: Encoded, seed: int
 ) -> dict[str, Measurement]:
     """What takes held-out images: distances to them, and the nulls of the distances to the training images."""
     floor = replace(tm.frechet_distance(heldout, train), name="fd_floor")
@@ -46,7 +46,7 @@ def _against_heldout(
         "kid": tm.with_null(tm.kid(x, heldout), same),
         "mifid": tm.with_null(found["mifid"], tm.mifid(heldout, all_train, floor)),
         "dcr_share": tm.dcr_share(x, train, heldout),
-        "fld": tm.fld(*(v[:LIKELIHOOD] for v in (x, train, heldout))) if len(train) >= 4 else None,
+        "fld": tm.fld(*(_few(v, seed) for v in (x, train, heldout))) if len(train) >= 4 else None,
     }
     quality = {key: tm.with_null(m, null[key]) for key, m in _quality(x, heldout).items()}
     return {key: m for key, m in against.items() if m is not None} | quality
@@ -55,6 +55,10 @@ def _against_heldout(
 def _quality(x: Tensor, reference: Tensor) -> dict[str, Measurement]:
     """Precision, recall, density and coverage, where the sets are large enough for five neighbors."""
     return tm.quality(x, reference)._asdict() if len(x) > 5 else {}
+
+
+def _few(rows: Tensor, seed: int) -> Tensor:
+    return tm.subsample(rows, LIKELIHOOD, seed)  # not the first ones: sets come sorted by class
 
 
 def _sample(rows: Encoded, size: int, seed: int) -> Tensor:

@@ -161,6 +161,8 @@ class EmpiricalDenoiser:
     def topk(self, x: Float[Tensor, "batch *shape"], sigma: Tensor | None, k: int) -> Posterior:
         """The k heaviest points of each row, heaviest first, with their weights among all points.
 
+        Fewer columns where no row keeps k points: the others are dropped, and weigh nothing.
+
         Raises:
             ValueError: if k is not in 1..n.
         """

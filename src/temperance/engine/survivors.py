@@ -40,14 +40,14 @@ class Screen(Protocol):
 class Caps(NamedTuple):
     """How many points a row may keep: while points stream by, at their end, and after measuring them."""
 
-    early: int
+    early: float
     late: int
     measured: int
 
     @classmethod
     def none(cls, n: int) -> "Caps":
         """As many as there are."""
-        return cls(n, n, n)
+        return cls(math.inf, n, n)
 
 
 class Found(NamedTuple):

@@ -24,11 +24,10 @@ from temperance.guard.index import ROWS, Index, compared, digests_of, index_of
 from temperance.guard.views import View, mirrored, views_of
 from temperance.metrics import nearest_rows, proximity
 from temperance.report import COPY_RATIO
+from temperance.sample import FRESH
 
 ATTEMPTS = 10  # draws of one image before it is withheld
-# Distance between the noise indices of two attempts. torch's CPU generator takes the low 32 bits of a seed only, so
-# that a power of two would repeat the noise.
-FRESH = 268_435_459
+MOST = 16  # draws of one image whose noise no other image shares: see `temperance.sample.FRESH`
 MARGIN = 1.02  # how far beyond the threshold an image is guided
 
 
@@ -163,7 +162,7 @@ class Guard:
 
     @torch.no_grad()
     def look(self, x: Float[Tensor, "batch c h w"]) -> Verdict:
-        """Judge images in [-1, 1].
+        """Judge images as they are written: what a sampler leaves outside [-1, 1] is clamped.
 
         Raises:
             ValueError: if they have another shape than the training images.
@@ -172,6 +171,7 @@ class Guard:
             raise ValueError(
                 f"images must be {self.index.shape}, as the guard's, got {tuple(x.shape[1:])}; set --size or --channels"
             )
+        x = x.clamp(-1, 1)
         known = self._is_known(x)
         if self.threshold is None:
             near = proximity(self.rows(x), self.index.whole, self._group)
@@ -231,7 +231,7 @@ class Guard:
         out = x.clone()
         for v in verdict.view[close].unique().tolist():
             rows = close[verdict.view[close] == v]
-            out[rows] = self._stepped(x[rows], self.views[v], verdict.index[rows])
+            out[rows] = self._stepped(x[rows].clamp(-1, 1), self.views[v], verdict.index[rows])
         return out
 
     def _stepped(self, x: Tensor, view: View, index: Tensor) -> Tensor:
@@ -261,8 +261,8 @@ class Guard:
             guide: draw a refused image again from the same noise, kept away from training images on its way
                 (`away`), before fresh noise is tried.
         """
-        if attempts < 1:
-            raise ValueError(f"attempts must be at least 1, got {attempts}")
+        if not 1 <= attempts <= MOST:
+            raise ValueError(f"attempts must be between 1 and {MOST}, got {attempts}")
         stream = list(index)
         x = draw(stream)
         passed = ~self.look(x).refused

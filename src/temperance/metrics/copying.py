@@ -93,8 +93,9 @@ def benjamini_hochberg(p: Float[Tensor, " n"], fdr: float) -> Bool[Tensor, " n"]
 
     Source: Benjamini & Hochberg 1995; holds for conformal p-values (arXiv 2104.08279, theorem 2).
     """
-    order = p.sort().values
-    allowed = order <= fdr * torch.arange(1, len(p) + 1, device=p.device) / len(p)
+    order = p.double().sort().values
+    steps = torch.arange(1, len(p) + 1, dtype=torch.float64, device=p.device)
+    allowed = order <= fdr * steps / len(p) * (1 + 1e-12)  # a p-value on a step is rejected, however it was rounded
     return p <= order[allowed][-1] if bool(allowed.any()) else torch.zeros_like(p, dtype=torch.bool)
 
 
@@ -177,7 +178,7 @@ def cosine_distance(x: Float[Tensor, "n f"], train: Rows) -> Float[Tensor, " n"]
             a = functional.normalize(x[rows].double(), dim=1)
             cosine = a.float() @ b32.T
             value, column = cosine.abs().max(1)
-            sign = cosine.gather(1, column[:, None]).sign().double()
+            sign = torch.where(cosine.gather(1, column[:, None]) < 0, -1.0, 1.0).double()
             chord = direct(sign * a, b, column[:, None])[:, 0]
             better = value > best[rows]
             best[rows] = torch.where(better, value, best[rows])

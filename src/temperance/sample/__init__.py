@@ -17,13 +17,14 @@ from temperance.sample.heun import heun
 from temperance.sample.integrate import CONVERGED, NotConverged, Samples, integrate
 from temperance.sample.named import SAMPLERS, SELF_PACED, STEPS, Walk, walk
 from temperance.sample.nesterov import nesterov
-from temperance.sample.noise import Noise
+from temperance.sample.noise import FRESH, Noise
 from temperance.sample.predictor_corrector import predictor_corrector
 from temperance.sample.projected import Project, projected
 from temperance.sample.sampler import Sampler, Walker, residual
 
 __all__ = [
     "CONVERGED",
+    "FRESH",
     "SAMPLERS",
     "SELF_PACED",
     "STEPS",

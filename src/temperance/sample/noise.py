@@ -6,6 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+# Distance between the noise indices of two draws of one image. torch's CPU generator takes the low 32 bits of a seed
+# only, so that a power of two would repeat the noise; from the 16th draw on it repeats that of another image.
+FRESH = 268_435_459
+
 
 class Noise:
     """A stream of normal numbers for each sample index, so that results do not depend on how samples are batched.

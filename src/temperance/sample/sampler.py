@@ -38,8 +38,8 @@ class Walker(Protocol):
 
 
 def residual(x: Float[Tensor, "batch *shape"], denoised: Tensor) -> Float[Tensor, " batch"]:
-    """The noise std a denoiser sees in each image: |D - x| / sqrt(d)."""
-    return (denoised - x).flatten(1).square().mean(1).sqrt()
+    """The noise std a denoiser sees in each image: |D - x| / sqrt(d); never 0, which no denoiser takes for a level."""
+    return (denoised - x).flatten(1).square().mean(1).sqrt().clamp(min=1e-12)
 
 
 def level(sigma: float, x: Float[Tensor, "batch *shape"]) -> Float[Tensor, " batch"]:
