@@ -21,8 +21,8 @@ from torch import Generator, Tensor
 
 from temperance.diagnostics import suggest_h, suggest_k
 from temperance.distance import Neighbors, nearest, neighbors
-from temperance.engine import displaced
-from temperance.recipe import neighbor_table
+from temperance.engine import displaced, neighbor_table
+from temperance.recipe import feature_space
 
 Displace = Callable[[Tensor, Generator], Tensor]  # rows of the training set -> displaced images
 DRAWS = 64  # displaced images for the width of one point
@@ -35,7 +35,7 @@ def variants(points: Tensor, labels: Tensor | None, steps: int) -> dict[str, Cal
 
     def table(space: str = "pixels", labels: Tensor | None = None) -> Neighbors:
         least = n if labels is None else int(labels.unique(return_counts=True)[1].min())
-        return neighbor_table(points, suggest_k(least), space, labels)
+        return neighbor_table(points.flatten(1), suggest_k(least), labels=labels, space=feature_space(space, points))
 
     found: dict[str, Callable[[], Displace]] = {
         "auto": lambda: _one_width(points, table()),

@@ -203,3 +203,8 @@ def test_encoded_rows_are_made_on_demand():
     rows = Encoded(Images(TRAIN), Pixels())
     assert rows[10:12].shape == (2, 64)
     assert torch.equal(rows[torch.tensor([3, 1])], Images(TRAIN[[3, 1]]).tensor().flatten(1))
+
+
+def test_classes_have_the_names_of_their_folders():
+    train = Images(TRAIN[:60], labels=np.arange(60) // 30, classes=("12", "cats"))
+    assert [row.label for row in audit(train, REST[:40]).classes["pixels"]] == ["12", "cats"]

@@ -124,6 +124,42 @@ def test_resume_takes_what_is_typed_anew(trained: Path, tmp_path: Path) -> None:
     assert (copy / "checkpoint-14").is_dir()
 
 
+def test_images_that_no_run_has_left_are_never_removed(tmp_path: Path, trained: Path, refused: Refused) -> None:
+    own = tmp_path / "images"
+    own.mkdir()
+    Image.new("L", (8, 8)).save(own / "00000001.png")
+    assert "choose another --out" in refused("sample", trained, "--out", tmp_path, "-n", 2)
+    assert [p.name for p in own.iterdir()] == ["00000001.png"]
+
+
+def test_a_shorter_resumed_sampling_run_leaves_what_it_was_asked_for(tmp_path: Path, trained: Path) -> None:
+    for more in (["-n", 5], ["-n", 2, "--resume"]):
+        run("sample", trained, "--out", tmp_path, *more, "--quiet")
+    assert len(list((tmp_path / "images").glob("*.png"))) == len(np.load(tmp_path / "samples.npz")["arr_0"]) == 2
+
+
+def test_a_refused_run_leaves_its_folder_as_it_was(tmp_path: Path, trained: Path, refused: Refused) -> None:
+    out = tmp_path / "run"
+    assert "fp16" in refused("train", "digits[:40]", "--out", out, *TINY, "--set", "precision=fp16", "--device", "cpu")
+    assert "needs a row" in refused("train", "digits[:40]", "--out", out, *TINY[:-1], 2, "--set", "accumulate=4")
+    assert "--heldout images" in refused("train", "digits[:40]", "--out", out, *TINY, "--heldout", "mnist5k[:20]")
+    assert not (out / "config.yaml").exists()
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    before = (copy / "config.yaml").read_text()
+    line = refused("train", "digits[:40]", "--out", copy, "--resume", "--network", "unet", "--steps", 14)
+    assert "another network" in line and (copy / "config.yaml").read_text() == before
+    assert "ahead of steps=6" in refused("train", "digits[:40]", "--out", copy, "--resume", "--steps", 6)
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_can_be_resumed(tmp_path: Path, trained: Path) -> None:
+    for name in ("config.yaml", "env.json"):
+        shutil.copy(trained / name, tmp_path / name)
+    run("train", "digits[:40]", "--out", tmp_path, "--resume", "--quiet")
+    name = "model/mlp/model.safetensors"
+    assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+
+
 def test_sample_depends_on_seed_and_index_only(tmp_path: Path, trained: Path) -> None:
     a = json.loads(run("sample", trained, "--out", tmp_path / "a", "-n", 5, "--batch-size", 2, "--json").stdout)
     run("sample", trained, "--out", tmp_path / "b", "-n", 5, "--quiet")
@@ -236,6 +272,13 @@ def test_bad_input_is_one_line(tmp_path: Path, folder: Path, refused: Refused) -
     np.save(tmp_path / "kind.npy", np.full((20, 8, 8, 1), 7, np.int64))
     assert "int64" in refused("train", tmp_path / "kind.npy", "--out", out)
     assert "divisible by 4" in refused("train", "digits[:40]", "--out", out, "--network", "unet", "--size", 18)
+    assert "is no value" in refused("train", "digits[:40]", "--out", out, "--set", "lr=[1")
+    assert "lies inside" in refused("train", folder, "--out", folder / "run")
+    assert "4294967295" in refused("sample", folder, "--out", out, "--seed", 1 << 32)
+    assert "must be a number" in refused("audit", "digits[:50]", "digits[:20]", "--out", out, "--fail-above", "nan")
+    file = tmp_path / "size.yaml"
+    file.write_text("size: 8x8\n")
+    assert "size is '8x8'" in refused("train", "digits[:40]", "--out", out, "--config", file)
     assert not out.exists()
     (folder / "img3.png").write_bytes(b"not an image")
     assert "img3.png" in refused("train", folder, "--out", out)
@@ -262,6 +305,10 @@ def test_bad_usage_is_one_line(tmp_path: Path, trained: Path, refused: Refused) 
     assert "nothing to resume" in refused("train", "digits[:40]", "--out", tmp_path / "none", "--resume")
     assert "no such" in refused("nosuchverb").lower()
     assert "holds no model" in refused("sample", tmp_path, "--out", out)
+    broken = tmp_path / "broken"
+    shutil.copytree(trained / "model", broken)
+    (broken / "mlp" / "model.safetensors").write_bytes(b"short")
+    assert "no model that can be read" in refused("sample", broken, "--out", out)
     assert "not a folder" in refused("sample", tmp_path / "missing", "--out", out)
     assert "unknown encoder" in refused("audit", "digits[:50]", "digits[:20]", "--out", out, "--encoder", "pixelz")
     assert "8x8" in refused("audit", "digits[:50]", "mnist5k[:20]", "--out", out)

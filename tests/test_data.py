@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from pictures import fails, pixels, png, write
 from temperance import data
@@ -209,3 +210,22 @@ def test_more_files_than_the_progress_limit(tmp_path, capsys, monkeypatch):
     assert out == "" and "decoding" in err
     load(tmp_path, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_linked_folders_count_once_and_loops_end(tmp_path):
+    for name in ("a", "real/b"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("L", (4, 4)).save(tmp_path / name / "1.png")
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a").symlink_to(tmp_path / "a")
+    (data / "b").symlink_to(tmp_path / "real" / "b")
+    (data / "b" / "loop").symlink_to(data)
+    found = load(data, progress=False)
+    assert len(found) == 2 and found.classes == ("a", "b")
+
+
+def test_floats_may_miss_their_range_by_a_rounding(tmp_path):
+    x = np.linspace(-1e-7, 1 + 1e-7, 64, dtype=np.float32).reshape(4, 4, 4, 1)
+    np.save(tmp_path / "x.npy", x)
+    assert np.array_equal(load(tmp_path / "x.npy", progress=False).pixels, np.rint(x.clip(0, 1) * 255).astype(np.uint8))

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import warnings
 from functools import cache
 
 import pytest
@@ -135,3 +136,16 @@ def test_what_cannot_be_a_pipeline_is_refused(tmp_path):
 def test_importing_temperance_does_not_import_diffusers():
     code = "import sys, temperance; assert 'diffusers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_images_need_not_be_square(tmp_path):
+    shape = (1, 8, 16)
+    points = torch.rand(4, *shape)
+    network = new_network("unet", shape, told=True, seed=0)
+    made = Model(new_denoiser(network, points, told=True).eval(), LEVELS, shape, {})
+    save(tmp_path / "model", made)
+    pipe = TemperancePipeline.of(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # random weights need not converge
+        assert images(pipe, range(2)).shape == (2, *shape)

@@ -241,3 +241,9 @@ def test_labels_of_lines_that_end_together_do_not_cover_each_other():
     )
     places = sorted(map(float, heights))
     assert len(places) == 5 and all(b - a > 9 for a, b in zip(places, places[1:]))
+
+
+def test_names_that_are_not_utf8_are_written_escaped(tmp_path):
+    name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    assert tr.write_json(tmp_path / "a.json", {"name": name}) and r"caf\udce9.png" in (tmp_path / "a.json").read_text()
+    assert json.loads((tmp_path / "a.json").read_text())["name"] == name

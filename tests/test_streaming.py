@@ -133,3 +133,8 @@ def test_processes_agree_after_sync(tmp_path):
     for call in calls:
         _, err = call.communicate(timeout=120)
         assert call.returncode == 0, err.decode()[-2000:]
+
+
+def test_images_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"must be \(1, 4, 4\)"):
+        CopyMetric(TRAIN).update(TRAIN.reshape(-1, 1, 2, 8))

@@ -13,10 +13,12 @@ from temperance.recipe import Recipe, prepare
 from temperance.schedule import Edm
 from temperance.study import METHODS, Cell, Plan, cells, run, study
 from temperance.study.advice import advise, against_early_stop, memorization_step, scaling
+from temperance.study.cell import _drawn, check
 from temperance.study.methods import add_dropout
 from temperance.study.objectives import Band, Displaced, Floored, Literal, Mixing, Tangents
 from temperance.study.page import command
 from temperance.study.plan import looks
+from temperance.study.sweep import _read, keep
 
 PLAN = Plan("digits", "digits", methods=("conditional", "tangent"), n_train=30, n_heldout=40, n_samples=20, steps=8)
 POINTS = torch.randn(40, 1, 4, 4, generator=Generator().manual_seed(0)).clamp(-1, 1)
@@ -235,3 +237,23 @@ def test_the_command_of_a_page_repeats_its_plan():
     other = replace(plain, data="my pictures", methods=("tangent",), n_samples=50, size=16, seeds=(4,))
     told = "temperance study 'my pictures' --heldout digits --method tangent --samples 50 --size 16 --seed 4 --seeds 1"
     assert command(other) == f"{told} --out out"
+
+
+def test_the_same_images_under_another_name_are_not_held_out():
+    sets = _drawn("digits[:200]", "digits", 100, 700, None, 0)
+    train, heldout, rest = ({row.tobytes() for row in part.pixels} for part in sets)
+    assert (len(sets[0]), len(sets[1])) == (100, 700) and 0 < len(sets[2]) < 100
+    assert not train & heldout and not heldout & rest
+
+
+def test_nothing_left_to_hold_out_is_told(tmp_path):
+    with pytest.raises(ValueError, match="leaves 5 images that are not trained on"):
+        study(replace(PLAN, data="digits[:40]", heldout="digits[25:45]", n_train=40), tmp_path, progress=False)
+
+
+def test_cells_of_other_images_under_the_same_name_are_not_reused(tmp_path):
+    (cell,) = cells(replace(PLAN, methods=("closed-form-tangent", "closed-form-tangent"), seeds=(0,)))
+    images = check(cell)
+    keep(cell, tmp_path, images, lambda steps: None)
+    assert _read(tmp_path, cell, images) is not None
+    assert _read(tmp_path, cell, ["other", images[1]]) is None

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from temperance.train import (
     read_metrics,
     train,
 )
+from temperance.train.batch import noise_seed
 from temperance.train.step import loss_weight
 
 POINTS = (torch.from_numpy(load_digits().images[:40]).float() / 8 - 1)[:, None]
@@ -361,3 +363,15 @@ def test_settings_say_what_they_take(bad, message):
         object.__setattr__(settings, name, value)  # the constructor's own types are checked in tests only
     with pytest.raises(ValueError, match=message):
         settings.__post_init__()
+
+
+def test_a_run_that_goes_on_to_twice_its_steps_hands_out_its_middle(tmp_path):
+    seen = []
+    run(fresh(), replace(SHORT, steps=20), out=tmp_path)
+    run(fresh(), replace(SHORT, steps=40), out=tmp_path, resume=True, halfway=lambda step, average: seen.append(step))
+    assert seen == [20]
+
+
+def test_large_seeds_are_seeds():
+    assert batch_index(10, 4, 3, 1 << 60).tolist() != batch_index(10, 4, 3, 1).tolist()
+    assert 0 <= noise_seed(1 << 62, 5) < 1 << 63

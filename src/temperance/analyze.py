@@ -29,6 +29,10 @@ def analyze(
     Cost: the neighbor table (2 n^2 d flops) and 16 evaluations of the empirical denoiser on 128 rows.
     """
     points = images.tensor()
+    if heldout is not None and heldout.pixels.shape[1:] != images.pixels.shape[1:]:
+        raise ValueError(
+            f"held-out images are {heldout.pixels.shape[1:]}, training images {images.pixels.shape[1:]}; set --size"
+        )
     flat = points.flatten(1)
     schedule = edm_for(flat)
     bar = tqdm(total=6, desc="analyze", unit="part", file=sys.stderr, disable=not progress, leave=False)

@@ -21,6 +21,7 @@ from diffusers import (
     UNet2DModel,
 )
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -134,7 +135,7 @@ def new_network(
         if height % 4 or width % 4 or height < 8:
             raise ValueError(f"the unet needs sides of 8 or more divisible by 4, got {height}x{width}; try --size 16")
         unet = UNet2DModel(
-            sample_size=height,
+            sample_size=height if height == width else (height, width),
             in_channels=channels,
             out_channels=channels,
             block_out_channels=(32, 64, 64),
@@ -266,8 +267,13 @@ def load(folder: Path) -> Model:
         ValueError: in one line, if the folder holds none of these.
     """
     folder = folder / "model" if (folder / "model").is_dir() else folder
-    if not (folder / ABOUT).exists():
-        return _load_foreign(folder)
+    try:
+        return _load(folder) if (folder / ABOUT).exists() else _load_foreign(folder)
+    except (SafetensorError, KeyError, TypeError, NotImplementedError) as error:
+        raise ValueError(f"{folder} holds no model that can be read: {error}") from error
+
+
+def _load(folder: Path) -> Model:
     about = json.loads((folder / ABOUT).read_text())
     if (folder / "mlp").is_dir():
         network: nn.Module = ResidualMlp(**json.loads((folder / "mlp" / "config.json").read_text()))
@@ -298,9 +304,14 @@ def _load_foreign(folder: Path) -> Model:
         raise ValueError(
             f"{folder} holds no model: expected a temperance run or a diffusers folder with unet/ and scheduler/"
         )
+    kind = json.loads((unet / "config.json").read_text()).get("_class_name", "UNet2DModel")
+    if kind != "UNet2DModel":
+        raise ValueError(f"{unet} holds a {kind}; only a UNet2DModel can be used")
     network = Unet(UNet2DModel.from_pretrained(unet, local_files_only=True), told=True)
     schedule, predicts = process_of(json.loads(config.read_text()))
     size = network.unet.config["sample_size"]
+    if not size:
+        raise ValueError(f"{unet}/config.json has no sample_size: the side of its images is not known; add it")
     height, width = (size, size) if isinstance(size, int) else size
     shape = (network.unet.config["in_channels"], height, width)
     if predicts == "preconditioned":

@@ -185,7 +185,7 @@ def _objective(
     if least <= max(k, 1):
         where = "" if labels is None else " in every class"
         raise ValueError(f"k={max(k, 1)} neighbors need at least {max(k, 1) + 1} images{where}, got {least}; lower --k")
-    table = neighbor_table(flat, k, labels=labels, space=_space(recipe.space, points))
+    table = neighbor_table(flat, k, labels=labels, space=feature_space(recipe.space, points))
     rows, mirror = (mirrored(points), mirrored_table(table)) if recipe.flips else (points, table)
     if recipe.objective == "tangent":
         h = suggest_h(flat, table).h if recipe.h == "auto" else float(recipe.h)
@@ -220,7 +220,7 @@ def _fewest(points: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | None) -> i
     return int(torch.stack([label, group], 1).unique(dim=0)[:, 0].unique(return_counts=True)[1].min())
 
 
-def _space(name: str, points: Float[Tensor, "n c h w"]) -> Float[Tensor, "n e"] | None:
+def feature_space(name: str, points: Float[Tensor, "n c h w"]) -> Float[Tensor, "n e"] | None:
     """Where neighbors are sought: an encoder's centered, unit features; None: pixels."""
     if name == "pixels":
         return None
@@ -237,6 +237,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
     device: str = "auto",
+    begin: Callable[[], None] | None = None,
     visit: Callable[[int, Model], None] | None = None,
     halfway: Callable[[int, Model], None] | None = None,
     monitor: Callable[[int, Model], dict[str, Any]] | None = None,
@@ -266,6 +267,7 @@ def fit(
         resume=resume,
         progress=progress,
         device=device,
+        begin=begin,
         visit=None if visit is None else lambda step, denoiser: visit(step, as_model(denoiser)),
         halfway=None if halfway is None else lambda step, denoiser: halfway(step, as_model(denoiser)),
         monitor=None if monitor is None else lambda step, denoiser: monitor(step, as_model(denoiser)),

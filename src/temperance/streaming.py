@@ -56,11 +56,11 @@ class CopyMetric:
 
         Cost: 2 f n m flops for the held-out images, then 2 f n per image of an update.
         """
-        self.encoder = encoder or Pixels()
+        self.encoder, self.shape = encoder or Pixels(), train.shape[1:]
         self.train = encode(self.encoder, train)
         self.group = duplicates(self.train, duplicate_radius)
         self.spacing = torch.full((len(train),), torch.nan)
-        self.null = None if heldout is None else tm.proximity(encode(self.encoder, heldout), self.train, self.group)
+        self.null = None if heldout is None else self._near(heldout)
         self.parts: list[tm.Proximity] = []
 
     def __len__(self) -> int:
@@ -70,8 +70,13 @@ class CopyMetric:
     def update(self, images: Float[Tensor, "n c h w"]) -> "CopyMetric":
         """Take in a batch. Returns itself (torchmetrics returns None)."""
         if len(images):
-            self.parts.append(tm.proximity(encode(self.encoder, images.detach()), self.train, self.group))
+            self.parts.append(self._near(images.detach()))
         return self
+
+    def _near(self, images: Tensor) -> tm.Proximity:
+        if images.shape[1:] != self.shape:
+            raise ValueError(f"images must be {tuple(self.shape)} as in training, got {tuple(images.shape[1:])}")
+        return tm.proximity(encode(self.encoder, images), self.train, self.group)
 
     def compute(self) -> dict[str, Float[Tensor, ""]]:
         """The figures of all images since the last reset, as float64 scalars on the CPU.

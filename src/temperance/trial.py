@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from temperance.data import Images, load, split
@@ -36,6 +37,13 @@ def draw_sets(data: str, n_train: int, n_heldout: int, seed: int, *, size: int |
     spare = len(images) - n_train - n_heldout
     train, heldout, rest = split(images, (n_train, n_heldout, max(0, spare)), seed)
     return Sets(train, heldout, encoder_from(rest))
+
+
+def unlike(images: Images, others: Images) -> Images:
+    """The images that equal none of `others`, pixel by pixel."""
+    known = {row.tobytes() for row in others.pixels}
+    keep = np.array([row.tobytes() not in known for row in images.pixels], dtype=bool)
+    return images if keep.all() else images[keep]
 
 
 def check_sets(data: str, n_train: int, n_heldout: int, *, size: int | None = None) -> Images:

@@ -21,19 +21,20 @@ def by_class(
     names = label.unique().tolist()
     if len(names) < 2:
         return ()
-    return tuple(_row(name, label, generated, heldout, flagged) for name in names)
+    called = train.classes or {}
+    return tuple(_row(n, called[n] if called else str(n), label, generated, heldout, flagged) for n in names)
 
 
 def _row(
-    name: int, label: Tensor, generated: tm.Proximity, heldout: tm.Proximity | None, flagged: Tensor | None
+    number: int, name: str, label: Tensor, generated: tm.Proximity, heldout: tm.Proximity | None, flagged: Tensor | None
 ) -> Class:
-    mine = label[generated.index] == name
+    mine = label[generated.index] == number
     copied = None
     if bool(mine.any()):
-        null = None if heldout is None else _part(heldout, label[heldout.index] == name)
+        null = None if heldout is None else _part(heldout, label[heldout.index] == number)
         copied = tm.memorized_fraction(_part(generated, mine), null if null is not None and len(null.index) else None)
     count = None if flagged is None else int(flagged[mine].sum())
-    return Class(str(name), int((label == name).sum()), int(mine.sum()), copied, count)
+    return Class(name, int((label == number).sum()), int(mine.sum()), copied, count)
 
 
 def _part(near: tm.Proximity, chosen: Tensor) -> tm.Proximity:

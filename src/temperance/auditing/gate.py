@@ -1,5 +1,6 @@
 """Limits that a release must keep: `MEASURE=LIMIT`, checked in every encoder of a report."""
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -38,6 +39,8 @@ def _limit(text: str, word: str) -> Limit:
     name = name if equals else DEFAULT
     try:
         value = float(number)
+        if math.isnan(value):
+            raise ValueError
     except ValueError:
         raise ValueError(f"--fail-{word} must be a number or MEASURE=NUMBER, got {text!r}; try copy_auc=0.6") from None
     if name not in MEASURES:

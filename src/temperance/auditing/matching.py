@@ -199,7 +199,8 @@ def see(x: Float[Tensor, "n c h w"], margin: int) -> Seen:
     mean = luma.mean(1)
     vector = (luma - mean[:, None]) * pool
     if x.shape[1] == 3:
-        chroma = functional.avg_pool2d(x[:, 1:], 2 * pool).flatten(1) * 2 * pool
+        cell = min(2 * pool, *x.shape[-2:])
+        chroma = functional.avg_pool2d(x[:, 1:], cell).flatten(1) * cell
         vector = torch.cat([vector, chroma], 1)
     return Seen(vector, mean + 1)
 

@@ -55,7 +55,7 @@ def audit(
     from temperance.heap import return_freed
 
     given = limits(fail_above or [], fail_below or [])
-    encoders = [by_name(name) for name in encoder or ["pixels"]]
+    encoders = [by_name(name) for name in dict.fromkeys(encoder or ["pixels"])]
     writable(out)
     return_freed()
     with processes() as first:

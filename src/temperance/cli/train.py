@@ -58,6 +58,10 @@ def train(
     main = rank() == 0
     if main:
         writable(out, fresh=None if resume else "config.yaml")
+        if out.resolve().is_relative_to(Path(data).expanduser().resolve()):
+            raise ValueError(
+                f"--out {out} lies inside {data}: its pictures would become training images; choose another folder"
+            )
     file = out / "config.yaml" if resume and config is None and (out / "config.yaml").exists() else config
     held = {} if file is None else {key: value for key, value in read_config(file).items() if key in ABOUT_DATA}
     size = held.get("size") if size is None else size

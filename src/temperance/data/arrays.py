@@ -10,6 +10,8 @@ from numpy.lib.npyio import NpzFile
 from temperance.data.images import InputError, describe
 from temperance.data.source import Source
 
+ROUNDING = 1e-5  # how far floats in [0, 1] or [-1, 1] may lie outside
+
 
 def open_npy(path: Path) -> Source:
     """A `.npy`, memory-mapped."""
@@ -67,8 +69,8 @@ def _from_float(path: Path, array: np.ndarray) -> np.ndarray:
         raise InputError(
             f"{path} holds {bad} NaN or infinite values; expected finite numbers; drop or repair those images"
         )
-    if low < -1 or high > 1:
+    if low < -1 - ROUNDING or high > 1 + ROUNDING:
         raise InputError(f"{path} holds floats from {low:.4g} to {high:.4g}; expected [-1, 1] or [0, 1]; rescale it")
-    scale, shift = (127.5, 127.5) if low < 0 else (255.0, 0.0)
+    scale, shift = (127.5, 127.5) if low < -ROUNDING else (255.0, 0.0)
     blocks = [np.rint(array[i : i + 1024] * scale + shift).astype(np.uint8) for i in range(0, len(array), 1024)]
     return np.concatenate(blocks)

@@ -18,10 +18,21 @@ SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 
 def open_folder(path: Path) -> Source:
     """A folder of images and all folders below it."""
-    every = (Path(root, file).relative_to(path).as_posix() for root, _, files in os.walk(path) for file in files)
+    every = (Path(root, file).relative_to(path).as_posix() for root, files in _walk(path) for file in files)
     table = path / "dataset.json"
     content = table.read_bytes() if table.is_file() else None
     return open_files(path, every, lambda name: (path / name).read_bytes(), content)
+
+
+def _walk(path: Path) -> Iterable[tuple[str, list[str]]]:
+    """Every folder and the names of its files; linked folders too, each real folder once."""
+    seen = set()
+    for root, folders, files in os.walk(path, followlinks=True):
+        real = os.path.realpath(root)
+        folders[:] = [] if real in seen else sorted(folders)
+        if real not in seen:
+            yield root, files
+        seen.add(real)
 
 
 def open_zip(path: Path, stack: ExitStack) -> Source:

@@ -73,8 +73,8 @@ def load(
 
 
 def _check_options(size: int | None, channels: int | None, on_bad: str) -> None:
-    if size is not None and size < 1:
-        raise InputError(f"size is {size}; expected 1 or more pixels, for example 32")
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise InputError(f"size is {size!r}; expected 1 or more pixels, for example 32")
     if channels not in (None, 1, 3):
         raise InputError(f"channels is {channels}; expected 1 (grey) or 3 (RGB)")
     if on_bad not in ("error", "skip", "quarantine"):

@@ -50,8 +50,14 @@ def _encode(encoder: Encoder, images: Tensor, batch_size: int, progress: bool) -
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, desc=f"encoding ({encoder.name})", unit="batch", disable=not progress):
         part = images[start : start + batch_size]
-        with torch.inference_mode():
-            rows = encoder(part)
+        try:
+            with torch.inference_mode():
+                rows = encoder(part)
+        except RuntimeError as error:
+            last = str(error).strip().splitlines()[-1]
+            raise ValueError(
+                f"the encoder {encoder.name} cannot take images {tuple(part.shape[1:])}: {last}"
+            ) from error
         if rows.ndim != 2 or len(rows) != len(part) or not bool(rows.isfinite().all()):
             raise ValueError(
                 f"the encoder {encoder.name} must return one finite row per image, got {tuple(rows.shape)}"

@@ -117,7 +117,7 @@ def html(page: Page, *, limit: int = LIMIT) -> str:
         if len(text.encode()) <= limit:
             return text
         if not any(isinstance(b, Gallery) and b.cards for b in page.blocks):
-            raise ValueError(f"the page holds {len(text.encode())} bytes without pictures, the limit is {limit}")
+            raise ValueError(f"the page holds {len(text)} characters without pictures, the limit is {limit}")
         page = replace(page, blocks=tuple(_shorter(b) if isinstance(b, Gallery) else b for b in page.blocks))
 
 
@@ -131,7 +131,7 @@ def write_text(path: Path, text: str) -> Path:
     Raises:
         OSError: if the folder cannot be made or written.
     """
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # a file's name need not be UTF-8
     return path
 
 

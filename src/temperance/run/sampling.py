@@ -57,6 +57,7 @@ def sample_run(
     shards = Shards(out / "shards", _plan(model, name, steps, batch_size, guard, guide, seed), n, batch_size)
     if resume:
         shards.check_resumable()
+        shards.trim(out / "images")
     else:
         shards.clear(place, out / "images")
     write_json(shards.folder / "plan.json", shards.plan)

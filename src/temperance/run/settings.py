@@ -44,7 +44,10 @@ def settings_from(
         key, found, value = text.partition("=")
         if not found:
             raise ValueError(f"--set takes key=value, got {text!r}")
-        merged[key] = _number(yaml.safe_load(value))
+        try:
+            merged[key] = _number(yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise ValueError(f"--set {text}: {value!r} is no value") from None
     for key in merged:
         if key not in names():
             near = difflib.get_close_matches(key, names(), n=1)

@@ -103,11 +103,23 @@ class Shards:
             raise ValueError(f"--resume: {self.folder.parent} was made with another {', '.join(changed)}")
 
     def clear(self, place: Place, images: Path) -> None:
-        """Remove what an earlier run left of this process's batches and their pictures."""
+        """Remove what an earlier run left of this process's batches and their pictures.
+
+        Raises:
+            ValueError: if there are pictures but no plan: no run has left them.
+        """
+        if not (self.folder / "plan.json").exists() and any(images.glob("*.png")):
+            raise ValueError(f"{images} holds images that no sampling run has left; choose another --out")
         for file in [*self.folder.glob("*.npz"), *images.glob("*.png")]:
             number = int(file.stem) if file.stem.isdigit() else -1
             if number >= 0 and number // self.size % place.world == place.rank:
                 file.unlink()
+
+    def trim(self, images: Path) -> None:
+        """Remove what an earlier, longer run drew beyond `n`."""
+        for file in [*self.folder.glob("*.npz"), *images.glob("*.png")]:
+            if file.stem.isdigit() and int(file.stem) >= self.n:
+                file.unlink(missing_ok=True)
 
     def all(self, place: Place) -> Iterator[Shard]:
         """Every batch in order; waits for those of other processes.

@@ -1,5 +1,6 @@
 """A training run on disk."""
 
+import hashlib
 import json
 import os
 import platform
@@ -21,6 +22,7 @@ from temperance.data import Images
 from temperance.recipe import fit, mirrored, prepare
 from temperance.run.monitor import Monitor
 from temperance.run.settings import settings_from
+from temperance.train import listed
 
 HALFWAY = "halfway"  # the model after half of the steps, which can guide the one at the end
 
@@ -41,9 +43,10 @@ def train_run(
 ) -> dict[str, Any] | None:
     """Train on images and write `config.yaml`, `env.json`, `metrics.jsonl`, `checkpoint-N/`, `model/` and `halfway/`.
 
-    A resumed run takes its settings from its own `config.yaml`, except for what is given anew. Nothing is written
-    before the settings are known to work on the images. With `heldout`, the run is watched every `monitor_every` steps
-    (`checkpoint_every`, if that is 0). `shaped` is how the images were read, for `config.yaml`.
+    A resumed run takes its settings from its own `config.yaml`, except for what is given anew; one that was stopped
+    before its first checkpoint starts again. Nothing is written before the settings are known to work on the images.
+    With `heldout`, the run is watched every `monitor_every` steps (`checkpoint_every`, if that is 0). `shaped` is how
+    the images were read, for `config.yaml`.
 
     Of several processes the first writes, and only it gets an answer.
     """
@@ -56,28 +59,29 @@ def train_run(
     merged = {**vars(recipe), **vars(settings)}
     began = time.perf_counter()
     points = images.tensor()
-    labels, classes = labels_of(images) if recipe.class_conditional else (None, ())
+    labels, classes = _labels(images, out if resume else None) if recipe.class_conditional else (None, ())
     ready = prepare(recipe, points, seed=settings.seed, labels=labels, classes=len(classes))
     if recipe.init and "process" in typed and ready.recipe.process != recipe.process:
         raise ValueError(
             f"--init {recipe.init} is a model of {ready.recipe.process}; leave out --process {recipe.process}"
         )
     main, world = rank() == 0, int(os.environ.get("WORLD_SIZE", "1"))
-    if main:
-        unseen = None if heldout is None else heldout.source
-        _begin(out, {"data": images.source, "heldout": unseen, **(shaped or {})}, merged, images, world)
-    if main and progress:
-        print(f"world size {world}", file=sys.stderr)
     rows = mirrored(points) if recipe.flips else points
     monitor = Monitor(rows, None if heldout is None else _like(heldout, points), settings, out)
+
+    def begin() -> None:
+        unseen = None if heldout is None else heldout.source
+        _begin(out, {"data": images.source, "heldout": unseen, **(shaped or {})}, merged, images, world)
+        if progress:
+            print(f"world size {world}", file=sys.stderr)
 
     def halfway(step: int, model: hub.Model) -> None:
         if main:
             _save(out / HALFWAY, replace(model, about={**model.about, "step": step}))
 
     model = fit(
-        ready, points, settings, out=out, resume=resume, progress=progress, device=device, classes=classes,
-        halfway=halfway, monitor=monitor if settings.monitor_every else None,
+        ready, points, settings, out=out, resume=resume and bool(listed(out)), progress=progress, device=device,
+        classes=classes, begin=begin, halfway=halfway, monitor=monitor if settings.monitor_every else None,
     )  # fmt: skip
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -101,6 +105,14 @@ def _check_resumable(out: Path, images: Images) -> None:
         raise ValueError(f"nothing to resume: {out} holds no run; start without --resume")
     if json.loads((out / "env.json").read_text())["train_sha256"] != images.fingerprint:
         raise ValueError(f"--resume: the images are not those that {out} was trained on")
+
+
+def _labels(images: Images, resumed: Path | None) -> tuple[Tensor | None, tuple[str, ...]]:
+    """The labels and their names; those of a run that is `resumed` must be the same."""
+    before = None if resumed is None else json.loads((resumed / "env.json").read_text()).get("labels_sha256")
+    if before not in (None, labels_digest(images)):
+        raise ValueError(f"--resume: the labels are not those that {resumed} was trained with")
+    return labels_of(images)
 
 
 def _begin(out: Path, about: dict[str, Any], merged: dict[str, Any], images: Images, world: int) -> None:
@@ -148,6 +160,11 @@ def labels_of(images: Images) -> tuple[Tensor | None, tuple[str, ...]]:
     return labels, images.classes or tuple(str(i) for i in range(int(labels.max()) + 1))
 
 
+def labels_digest(images: Images) -> str | None:
+    """sha256 of the labels; None if there are none."""
+    return None if images.labels is None else hashlib.sha256(images.labels.astype("<i8").tobytes()).hexdigest()
+
+
 def environment(images: Images) -> dict[str, Any]:
     """What a run was made with."""
     packages = ("temperance", "torch", "diffusers", "accelerate", "numpy", "safetensors")
@@ -159,4 +176,5 @@ def environment(images: Images) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "n_train": len(images),
         "train_sha256": images.fingerprint,
+        "labels_sha256": labels_digest(images),
     }

@@ -20,7 +20,7 @@ from temperance.schedule import edm_for
 from temperance.scorecard import Yardstick, yardstick
 from temperance.study.methods import METHODS, Method, add_dropout
 from temperance.train import Settings
-from temperance.trial import Sets, check_sets, draw, draw_sets, encoder_from, judge
+from temperance.trial import Sets, check_sets, draw, draw_sets, encoder_from, judge, unlike
 
 VERSION = 1  # raised when the meaning of a kept cell changes
 
@@ -64,8 +64,8 @@ def run(cell: Cell, tick: Callable[[int], None] = lambda steps: None) -> list[di
     return _trained(cell, method, against, facts, tick)
 
 
-def check(cell: Cell) -> None:
-    """Try a cell's images, their split and its network without training anything.
+def check(cell: Cell) -> list[str]:
+    """Try a cell's images, their split and its network without training anything; returns the images' fingerprints.
 
     Raises:
         ValueError: in one line, if the cell could not run.
@@ -77,7 +77,14 @@ def check(cell: Cell) -> None:
         raise ValueError(
             f"{cell.data} is {_shape(images)} and {cell.heldout} is {_shape(unseen)}; they must be alike: use --size"
         )
+    if not same:
+        heldout = _drawn(cell.data, cell.heldout, cell.n_drawn, cell.n_heldout, cell.size, cell.seed)[1]
+        if len(heldout) < 12:
+            raise ValueError(
+                f"{cell.heldout} leaves {len(heldout)} images that are not trained on; at least 12 are needed"
+            )
     prepare(Recipe(objective="conditional", network=cell.network), images[: cell.n_drawn].tensor())
+    return [images.fingerprint, unseen.fingerprint]
 
 
 def _shape(images: Images) -> str:
@@ -88,11 +95,17 @@ def _shape(images: Images) -> str:
 def _sets(data: str, unseen: str, n_train: int, n_heldout: int, size: int | None, seed: int) -> Sets:
     if data == unseen:
         return draw_sets(data, n_train, n_heldout, seed, size=size)
-    images = load(data, size=size, progress=False)
-    others = load(unseen, size=size, progress=False)
-    train, rest = split(images, (n_train, len(images) - n_train), seed)
-    heldout, _ = split(others, (min(n_heldout, len(others)), max(0, len(others) - n_heldout)), seed)
+    train, heldout, rest = _drawn(data, unseen, n_train, n_heldout, size, seed)
     return Sets(train, heldout, encoder_from(rest))
+
+
+def _drawn(data: str, unseen: str, n_train: int, n_heldout: int, size: int | None, seed: int) -> tuple[Images, ...]:
+    """Training images, held-out images that are none of them, and the rest of `data` that is neither."""
+    images = load(data, size=size, progress=False)
+    train, rest = split(images, (n_train, len(images) - n_train), seed)
+    others = unlike(load(unseen, size=size, progress=False), train)
+    heldout, _ = split(others, (min(n_heldout, len(others)), max(0, len(others) - n_heldout)), seed)
+    return train, heldout, unlike(rest, heldout)
 
 
 def _trained(

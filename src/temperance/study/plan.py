@@ -53,7 +53,10 @@ class Plan:
 
 def cells(plan: Plan) -> list[Cell]:
     """Every training run of a plan, closed forms last."""
-    names = plan.methods or {"steps": CORE, "n": ("conditional", "tangent"), "strength": tuple(METHODS)}[plan.over]
+    names = (
+        tuple(dict.fromkeys(plan.methods))
+        or {"steps": CORE, "n": ("conditional", "tangent"), "strength": tuple(METHODS)}[plan.over]
+    )
     sizes = sorted({max(12, plan.n_train // part) for part in (8, 4, 2, 1)}) if plan.over == "n" else [plan.n_train]
     found = [
         Cell(

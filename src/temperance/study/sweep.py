@@ -28,12 +28,12 @@ def study(plan: Plan, out: Path, *, progress: bool = True) -> dict[str, Any]:
     """
     began = time.perf_counter()
     wanted = cells(plan)
-    check(wanted[0])  # before anything is written or started
+    images = check(wanted[0])  # before anything is written or started
     out.mkdir(parents=True, exist_ok=True)
-    kept = {cell.key: _read(out, cell) for cell in wanted}
+    kept = {cell.key: _read(out, cell, images) for cell in wanted}
     missing = [cell for cell in wanted if kept[cell.key] is None]
     total = sum(cell.steps for cell in missing)
-    jobs = [(cell, out) for cell in missing]
+    jobs = [(cell, out, images) for cell in missing]
     for key, rows in spread(keep, jobs, total=total, unit="step", label="study", progress=progress):
         kept[key] = rows
     rows = [row for cell in wanted for row in kept[cell.key] or ()]
@@ -59,10 +59,11 @@ def study(plan: Plan, out: Path, *, progress: bool = True) -> dict[str, Any]:
     return found
 
 
-def keep(cell: Cell, out: Path, tick: Any) -> tuple[str, list[dict[str, Any]]]:
+def keep(cell: Cell, out: Path, images: list[str], tick: Any) -> tuple[str, list[dict[str, Any]]]:
     """Run a cell in a worker and write its rows before they are handed back."""
     rows = run(cell, tick)
-    write_json(_path(out, cell), {"cell": vars(cell) | {"looks": list(cell.looks)}, "rows": rows})
+    about = vars(cell) | {"looks": list(cell.looks)}
+    write_json(_path(out, cell), {"cell": about, "images": images, "rows": rows})
     return cell.key, rows
 
 
@@ -83,8 +84,9 @@ def _path(out: Path, cell: Cell) -> Path:
     return out / "cells" / f"{cell.key}.json"
 
 
-def _read(out: Path, cell: Cell) -> list[dict[str, Any]] | None:
+def _read(out: Path, cell: Cell, images: list[str]) -> list[dict[str, Any]] | None:
     try:
-        return json.loads(_path(out, cell).read_text())["rows"]
+        found = json.loads(_path(out, cell).read_text())
+        return found["rows"] if found["images"] == images else None
     except (OSError, ValueError, KeyError):
         return None

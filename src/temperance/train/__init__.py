@@ -5,7 +5,7 @@
 """
 
 from temperance.train.batch import batch_index, batch_target
-from temperance.train.checkpoint import CannotSave, checkpoints
+from temperance.train.checkpoint import CannotSave, checkpoints, listed
 from temperance.train.loop import train
 from temperance.train.record import read_metrics
 from temperance.train.settings import Settings
@@ -19,6 +19,7 @@ __all__ = [
     "batch_target",
     "checkpoints",
     "learning_rate",
+    "listed",
     "read_metrics",
     "train",
 ]

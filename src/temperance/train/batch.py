@@ -15,7 +15,7 @@ from temperance.objective import Objective, Target
 
 @lru_cache(maxsize=4)
 def _order(n: int, seed: int) -> Int[Tensor, " n"]:
-    return torch.randperm(n, generator=Generator().manual_seed(seed))
+    return torch.randperm(n, generator=Generator().manual_seed(seed % (1 << 63)))
 
 
 def batch_index(n: int, size: int, step: int, seed: int) -> Int[Tensor, " size"]:
@@ -31,7 +31,7 @@ def batch_index(n: int, size: int, step: int, seed: int) -> Int[Tensor, " size"]
 
 def noise_seed(seed: int, step: int, group: int = 0) -> int:
     """Seed of a step's random numbers."""
-    return (seed * 1_000_003 + step) * 4099 + group
+    return ((seed * 1_000_003 + step) * 4099 + group) % (1 << 63)
 
 
 def batch_target(

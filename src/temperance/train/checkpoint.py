@@ -43,7 +43,7 @@ def newest(out: Path | None) -> Path:
     """
     for path in checkpoints(out) if out is not None else ():
         return path
-    raise ValueError(f"nothing to resume: {out} holds no complete checkpoint; start without --resume")
+    raise ValueError(f"nothing to resume: {out} holds no complete checkpoint; start again in another folder")
 
 
 def save_checkpoint(

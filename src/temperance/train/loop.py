@@ -39,6 +39,7 @@ def train(
     resume: bool = False,
     progress: bool = True,
     device: str = "auto",
+    begin: Callable[[], None] | None = None,
     visit: Callable[[int, nn.Module], None] | None = None,
     halfway: Callable[[int, nn.Module], None] | None = None,
     monitor: Monitor | None = None,
@@ -46,8 +47,9 @@ def train(
     """Train `denoiser` on images `mu` and return its moving average.
 
     With `out`, metrics go to `out/metrics.jsonl` and checkpoints to `out/checkpoint-N/`; `resume` continues from the
-    newest valid one. `visit(step, average)` is called after every `checkpoint_every` steps and at the end,
-    `halfway(step, average)` once, after half of the steps.
+    newest valid one. `begin()` is called once on the main process, when everything is checked and restored;
+    `visit(step, average)` is called after every `checkpoint_every` steps and at the end,
+    `halfway(step, average)` once, after half of the steps; a run that is resumed beyond them does without.
     `monitor(step, average)` is called on the main process after every `monitor_every` steps; the figures that it
     returns are recorded, and training ends early if they hold a true `stop`.
 
@@ -57,7 +59,8 @@ def train(
         NonFiniteLoss: if loss or gradient were not numbers for more than `max_skipped` steps in a row; which rows and
             noise levels is in `out/nonfinite.json`.
         CannotSave: if a checkpoint cannot be written; older ones are intact.
-        ValueError: if `resume` finds no valid checkpoint, or a new run finds some; for more or fewer processes than
+        ValueError: if `resume` finds no valid checkpoint, or one of more steps than asked for, or a new run finds some;
+            for more or fewer processes than
             asked for; for a batch with fewer rows than parts.
     """
     accelerator = _accelerator(settings, device, out)
@@ -67,6 +70,10 @@ def train(
     trainer = _trainer(accelerator, denoiser, objective, mu, settings, out)
     start = _resume(trainer, newest(out)) if resume else 0
     accelerator.wait_for_everyone()  # nobody changes the folder before all have read it
+    if begin is not None and main:
+        begin()
+    if start:  # the end of a run that goes on may be the middle of this one
+        _middle(trainer, halfway, start)
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=cuda),
@@ -84,8 +91,7 @@ def train(
                 _save(trainer, done, last)
                 if visit is not None:
                     visit(done, trainer.average)
-            if halfway is not None and done == settings.steps // 2:
-                halfway(done, trainer.average)
+            _middle(trainer, halfway, done)
             if last:
                 break
     for tracker in accelerator.trackers:
@@ -167,10 +173,18 @@ def _resume(trainer: Trainer, path: Path) -> int:
     found = restore(path, trainer.bare, trainer.average, trainer.optimizer)
     if trainer.accelerator.scaler is not None and found.get("scaler"):
         trainer.accelerator.scaler.load_state_dict(found["scaler"])
+    if found["step"] > trainer.settings.steps:
+        raise ValueError(f"{path} is ahead of steps={trainer.settings.steps}; ask for more")
     steps = torch.tensor([found["step"]], device=trainer.accelerator.device)
     if trainer.accelerator.num_processes > 1 and len(trainer.accelerator.gather(steps).unique()) > 1:  # pyright: ignore
         raise ValueError(f"processes see different checkpoints in {path.parent}; it must be one shared folder")
     return found["step"]
+
+
+def _middle(trainer: Trainer, halfway: Callable[[int, nn.Module], None] | None, done: int) -> None:
+    """Hand out the average after half of the steps."""
+    if halfway is not None and done == trainer.settings.steps // 2:
+        halfway(done, trainer.average)
 
 
 def _save(trainer: Trainer, done: int, last: bool) -> None:
