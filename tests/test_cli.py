@@ -152,6 +152,26 @@ def test_a_refused_run_leaves_its_folder_as_it_was(tmp_path: Path, trained: Path
     assert "ahead of steps=6" in refused("train", "digits[:40]", "--out", copy, "--resume", "--steps", 6)
 
 
+def test_other_labels_cannot_be_resumed_with(tmp_path: Path, refused: Refused) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8, 1), dtype=np.uint8)
+    for name, labels in (("a", np.arange(40) % 2), ("b", np.arange(40) // 20)):
+        np.savez(tmp_path / f"{name}.npz", arr_0=images, labels=labels)
+    out = tmp_path / "run"
+    run("train", tmp_path / "a.npz", "--out", out, *TINY, "--class-conditional", "--quiet")
+    assert "labels are not those" in refused("train", tmp_path / "b.npz", "--out", out, "--resume", "--steps", 14)
+    run("train", tmp_path / "a.npz", "--out", out, "--resume", "--steps", 14, "--quiet")
+
+
+def test_an_audit_of_names_that_are_not_utf8(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    folder.mkdir()
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 255, (12, 8, 8), dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / "x.png")
+        (folder / "x.png").rename(folder / os.fsdecode(b"caf\xe9%d.png" % i))
+    run("audit", folder, folder, "--out", tmp_path / "audit", "--quiet")
+    assert r"caf\udce9" in (tmp_path / "audit" / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_run_that_was_stopped_before_its_first_checkpoint_can_be_resumed(tmp_path: Path, trained: Path) -> None:
     for name in ("config.yaml", "env.json"):
         shutil.copy(trained / name, tmp_path / name)
@@ -274,6 +294,7 @@ def test_bad_input_is_one_line(tmp_path: Path, folder: Path, refused: Refused) -
     assert "divisible by 4" in refused("train", "digits[:40]", "--out", out, "--network", "unet", "--size", 18)
     assert "is no value" in refused("train", "digits[:40]", "--out", out, "--set", "lr=[1")
     assert "lies inside" in refused("train", folder, "--out", folder / "run")
+    assert "lies inside" in refused("train", f"{folder}[:20]", "--out", folder / "run")
     assert "4294967295" in refused("sample", folder, "--out", out, "--seed", 1 << 32)
     assert "must be a number" in refused("audit", "digits[:50]", "digits[:20]", "--out", out, "--fail-above", "nan")
     file = tmp_path / "size.yaml"

@@ -17,6 +17,19 @@ def writable(out: Path, *, fresh: str | None = None) -> Path:
     return out
 
 
+def outside(out: Path, spec: str) -> None:
+    """Check that pictures written to `out` would not become images of the folder that `spec` names."""
+    from temperance.data import BUILTINS
+    from temperance.data.spec import parse
+
+    name = str(parse(spec)[0])
+    folder = Path(name).expanduser().resolve()
+    if name.partition("/")[0] not in BUILTINS and out.resolve().is_relative_to(folder):
+        raise ValueError(
+            f"--out {out} lies inside {name}: its pictures would become training images; choose another folder"
+        )
+
+
 def say(quiet: bool, json_: bool, text: str) -> None:
     """Print for people, unless a program listens or nobody wants to hear."""
     if not quiet and not json_:

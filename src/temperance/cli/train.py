@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from temperance.cli.input import load, number_or_auto, say, writable
+from temperance.cli.input import load, number_or_auto, outside, say, writable
 from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
@@ -58,10 +58,7 @@ def train(
     main = rank() == 0
     if main:
         writable(out, fresh=None if resume else "config.yaml")
-        if out.resolve().is_relative_to(Path(data).expanduser().resolve()):
-            raise ValueError(
-                f"--out {out} lies inside {data}: its pictures would become training images; choose another folder"
-            )
+        outside(out, data)
     file = out / "config.yaml" if resume and config is None and (out / "config.yaml").exists() else config
     held = {} if file is None else {key: value for key, value in read_config(file).items() if key in ABOUT_DATA}
     size = held.get("size") if size is None else size

@@ -114,10 +114,11 @@ def html(page: Page, *, limit: int = LIMIT) -> str:
     template = environment.get_template("page.html")
     while True:
         text = template.render(page=page)
-        if len(text.encode()) <= limit:
+        size = len(_encoded(text))
+        if size <= limit:
             return text
         if not any(isinstance(b, Gallery) and b.cards for b in page.blocks):
-            raise ValueError(f"the page holds {len(text)} characters without pictures, the limit is {limit}")
+            raise ValueError(f"the page holds {size} bytes without pictures, the limit is {limit}")
         page = replace(page, blocks=tuple(_shorter(b) if isinstance(b, Gallery) else b for b in page.blocks))
 
 
@@ -131,8 +132,12 @@ def write_text(path: Path, text: str) -> Path:
     Raises:
         OSError: if the folder cannot be made or written.
     """
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # a file's name need not be UTF-8
+    write_bytes(path, _encoded(text))
     return path
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")  # a file's name need not be UTF-8
 
 
 def write_json(path: Path, data: Any) -> Path:
