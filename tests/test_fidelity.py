@@ -7,6 +7,8 @@ from scipy import linalg
 
 from rows import cdist, sets
 from temperance import metrics as tm
+from temperance.auditing import Encoded
+from temperance.auditing import fidelity as audited
 from temperance.metrics import fidelity
 
 # ---- quality ----
@@ -61,6 +63,30 @@ def test_kid_of_sets_sorted_by_class_is_that_of_shuffled_ones():
     mixed, by_class = tm.kid(x, y, block=500).value, tm.kid(x, y[order], block=500).value
     exact = tm.kid(x, y, block=3000).value
     assert abs(by_class - exact) < 3 * abs(mixed - exact) + 0.1 * tm.kid(x, y + 0.5, block=3000).value
+
+
+class Rows(Encoded):
+    """Rows that are features already."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, key):
+        return self.rows[key]
+
+
+def test_variety_and_likelihood_of_sets_sorted_by_class_are_those_of_all_classes(monkeypatch):
+    """These two take few rows of each set; the first few would be of one class."""
+    monkeypatch.setattr(audited, "LIKELIHOOD", 60)
+    apart = 20 * torch.eye(4)[torch.arange(4).repeat_interleave(100)]  # four classes at right angles, in order
+    x, train, heldout = (v + apart for v in sets(400, 400, 4) + sets(400, 1, 4, seed=5)[:1])
+    rows = {"generated": Rows(x.flip(0)), "train": Rows(train), "heldout": Rows(heldout)}
+    found = audited.fidelity(rows, 400, 0)
+    assert found["vendi"].value == pytest.approx(4, abs=0.2) and found["vendi"].null == pytest.approx(4, abs=0.2)
+    assert found["fld"].value == pytest.approx(0, abs=20)
 
 
 def naive_quality(x, y, k):

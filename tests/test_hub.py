@@ -333,6 +333,20 @@ def test_what_is_not_a_model_is_refused(tmp_path):
         process_of({"prediction_type": "flow"})
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("_class_name", "UNet2DConditionModel", "only a UNet2DModel"), ("sample_size", None, "no sample_size")],
+)
+def test_a_diffusers_folder_that_is_of_no_use_says_why(tmp_path, key, value, said):
+    unet, scheduler = foreign("epsilon")
+    unet.save_pretrained(tmp_path / "unet")
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    config = tmp_path / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {key: value}))
+    with pytest.raises(ValueError, match=said):
+        load(tmp_path)
+
+
 def test_networks_that_cannot_be_made_are_refused():
     with pytest.raises(ValueError, match="mlp, unet"):
         new_network("resnet", SHAPE, told=True, seed=0)
