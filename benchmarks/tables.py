@@ -36,6 +36,7 @@ OURS = {
     "tangent/guided": "tangent smoothing with autoguidance",
     "conditional/guided": "a guided early stop",
 }
+SMOOTHED = ("tangent", "tangent/guided")
 KINDS = {"unet": "UNet", "unet-guided": "UNet", "28x28": "28x28", "32x32": "32x32, UNet"}  # of a kept file's name
 NOT_WON = "**not won**"
 Row = dict[str, Any]
@@ -148,14 +149,16 @@ def distances() -> str:
     for path in KEPT.glob("*.json"):
         rows = json.loads(path.read_text())["rows"]
         for n in sorted({r["n_train"] for r in rows}):
-            plain, ours = curve(rows, "conditional", n), curve(rows, "tangent", n)
-            if len(plain) > 1 and len(ours) > 1:  # a study: a demo has one look
-                found.append(((path.stem.split("-")[0], n, path.stem), halved(named(path.stem, n), plain, ours)))
+            for method in SMOOTHED:
+                plain, ours = curve(rows, "conditional", n), curve(rows, method, n)
+                if len(plain) > 1 and len(ours) > 1:  # a study: a demo has one look
+                    name = f"{named(path.stem, n)} | {method}"
+                    found.append(((path.stem.split("-")[0], n, path.stem, method), halved(name, plain, ours)))
     return "\n".join(
         [
-            "| images | copy AUC of plain training | allowed | tangent: step, copy AUC, FD, recall "
+            "| images | method | copy AUC of plain training | allowed | method: step, copy AUC, FD, recall "
             "| best early stop: step, copy AUC, FD, recall | |",
-            "|" + "---|" * 6,
+            "|" + "---|" * 7,
             *(row for _, row in sorted(found)),
         ]
     )

@@ -1,11 +1,14 @@
-"""An idea against copying: an early checkpoint at high noise, where the image is chosen, a late one at low noise.
+"""An idea against copying: one checkpoint at high noise, where the image is chosen, another one at low noise.
 
     python -m benchmarks.two_checkpoints [--quick]
     python -m benchmarks.two_checkpoints --data mnist5k --size 16 --heldout 1000 --seed 10 --early 400 --early 566 \
         --last 3200 --late tangent --batch-size 32
+    python -m benchmarks.two_checkpoints --data emoji --size 16 --heldout 1000 --early 800 --early 1131 --last 1600 \
+        --late tangent --above late --level .3 --level 1 --level 3 --batch-size 32 --seed 10
 
-Early checkpoints are of plain training, the late one of plain training or of tangent smoothing: each alone, and each
-early one above a level of noise with the late one below it.
+Early checkpoints are of plain training, the late one of plain training or of tangent smoothing: each alone, the mean of
+each early one and the late one, and each early one above a level of noise with the late one below it, or below it with
+the late one above.
 """
 
 import copy
@@ -14,6 +17,7 @@ import torch
 from benchmarks.common import draw_split, split_arguments
 from torch import Tensor, nn
 
+from temperance.denoiser import Denoiser
 from temperance.hub import Model
 from temperance.recipe import Recipe, fit, prepare
 from temperance.sample import heun
@@ -31,6 +35,8 @@ def main() -> None:
     parser.add_argument("--early", type=int, action="append", help="steps; may be repeated (default: 500 and 1000)")
     parser.add_argument("--last", type=int, default=3000, help="steps of the late checkpoint")
     parser.add_argument("--late", choices=("conditional", "tangent"), default="conditional")
+    parser.add_argument("--above", choices=("early", "late"), default="early", help="the one at high noise")
+    parser.add_argument("--level", type=float, action="append", help="may be repeated (default: .2, .4 and .8)")
     parser.add_argument("--batch-size", type=int, default=128)
     options = parser.parse_args()
     scale = 10 if options.quick else 1
@@ -39,10 +45,10 @@ def main() -> None:
     train, against = draw_split(options)
     points = train.tensor()
 
-    def judged(name: str, denoiser: object) -> None:
-        drawn = draw(denoiser, schedule, heun, points.shape[1:], options.seed, range(SAMPLES))  # type: ignore[arg-type]
+    def judged(name: str, denoiser: Denoiser) -> None:
+        drawn = draw(denoiser, schedule, heun, points.shape[1:], options.seed, range(SAMPLES))
         row, _ = score(drawn.x.clamp(-1, 1), against)
-        print(f"{name:40s} " + "  ".join(f"{key} {row[key]:.3g}" for key in KEYS), flush=True)
+        print(f"{name:46s} " + "  ".join(f"{key} {row[key]:.3g}" for key in KEYS), flush=True)
 
     def trained(objective: str, looks: list[int]) -> dict[int, nn.Module]:
         ready, kept = prepare(Recipe(objective=objective), points, seed=options.seed), {}
@@ -60,12 +66,26 @@ def main() -> None:
     kept = trained("conditional", [*early, last] if options.late == "conditional" else early)
     end = kept[last] if options.late == "conditional" else trained("tangent", [last])[last]
     for step in early:
-        for level in (0.2, 0.4, 0.8):
+        high, low = (kept[step], end) if options.above == "early" else (end, kept[step])
+        for level in options.level or (0.2, 0.4, 0.8):
+            switched = _switched(high, low, level)
+            judged(f"{step} and {options.late} {last}, {options.above} above {level:g}", switched)
+        judged(f"{step} and {options.late} {last}, mean", _mean(high, low))
 
-            def denoiser(x: Tensor, sigma: Tensor, step: int = step, level: float = level) -> Tensor:
-                return (kept[step] if float(sigma[0]) > level else end)(x, sigma)
 
-            judged(f"{step} above {level}, then {options.late} {last}", denoiser)
+def _switched(high: nn.Module, low: nn.Module, level: float) -> Denoiser:
+    def denoiser(x: Tensor, sigma: Tensor | None) -> Tensor:
+        assert sigma is not None  # both are told the noise level
+        return (high if float(sigma[0]) > level else low)(x, sigma)
+
+    return denoiser
+
+
+def _mean(one: nn.Module, other: nn.Module) -> Denoiser:
+    def denoiser(x: Tensor, sigma: Tensor | None) -> Tensor:
+        return (one(x, sigma) + other(x, sigma)) / 2
+
+    return denoiser
 
 
 if __name__ == "__main__":
