@@ -13,9 +13,12 @@ from torch import Tensor
 
 from temperance.data import Images
 from temperance.denoiser import Denoiser
-from temperance.scorecard import Yardstick, yardstick
-from temperance.trial import draw_sets
+from temperance.sample import heun
+from temperance.schedule import Schedule
+from temperance.scorecard import Yardstick, score, yardstick
+from temperance.trial import draw, draw_sets
 
+JUDGED = ("memorized_fraction", "copy_auc", "fd_heldout", "fd_floor", "precision", "recall")
 SHAPES = {64: (1, 8, 8), 784: (1, 28, 28), 3072: (3, 32, 32), 12288: (3, 64, 64)}
 
 
@@ -102,6 +105,13 @@ def draw_split(options: argparse.Namespace) -> tuple[Images, Yardstick]:
     """The training images that such options name, and what scores samples against held-out ones."""
     train, heldout, encoder = draw_sets(options.data, options.n, options.heldout, options.seed, size=options.size)
     return train, yardstick(train.tensor(), heldout.tensor(), encoder)
+
+
+def judge(name: str, denoiser: Denoiser, schedule: Schedule, against: Yardstick, seed: int) -> None:
+    """Draw 300 samples from a denoiser, score them and print a line."""
+    drawn = draw(denoiser, schedule, heun, against.train.shape[1:], seed, range(300))
+    row, _ = score(drawn.x.clamp(-1, 1), against)
+    print(f"{name:46s} " + "  ".join(f"{key} {row[key]:.3g}" for key in JUDGED), flush=True)
 
 
 def show(result: dict, as_json: bool) -> None:

@@ -13,18 +13,13 @@ import copy
 from dataclasses import replace
 
 import torch
-from benchmarks.common import draw_split, split_arguments
+from benchmarks.common import draw_split, judge, split_arguments
 from torch import nn
 
 from temperance.hub import Model
 from temperance.recipe import Recipe, fit, prepare
-from temperance.sample import heun
-from temperance.scorecard import score
 from temperance.train import Settings
-from temperance.trial import draw
 
-SAMPLES = 300
-KEYS = ("memorized_fraction", "copy_auc", "fd_heldout", "fd_floor", "precision", "recall")
 FIRST = (2000,)
 LAST = (50, 100, 200, 400, 800)
 
@@ -45,25 +40,20 @@ def run(options: argparse.Namespace, first: list[int], last: list[int]) -> None:
     train, against = draw_split(options)
     points = train.tensor()
 
-    def judged(name: str, model: Model) -> None:
-        drawn = draw(model.denoiser, model.schedule, heun, points.shape[1:], options.seed, range(SAMPLES))
-        row, _ = score(drawn.x.clamp(-1, 1), against)
-        print(f"{name:36s} " + "  ".join(f"{key} {row[key]:.3g}" for key in KEYS), flush=True)
-
-    def on(start: int, denoiser: nn.Module) -> None:
+    def finished(start: int, denoiser: nn.Module) -> None:
         ready = prepare(Recipe(objective="conditional"), points)
         ready = replace(ready, denoiser=copy.deepcopy(denoiser).requires_grad_(True).train())
 
         def visit(step: int, model: Model) -> None:
             if step in last:
-                judged(f"tangent {start}, then conditional {step}", model)
+                judge(f"tangent {start}, conditional {step}", model.denoiser, model.schedule, against, options.seed)
 
         fit(ready, points, settings(max(last), options.seed + 1), progress=False, device="cpu", visit=visit)
 
     def visit(step: int, model: Model) -> None:
         if step in first:
-            judged(f"tangent {step}", model)
-            on(step, model.denoiser)
+            judge(f"tangent {step}", model.denoiser, model.schedule, against, options.seed)
+            finished(step, model.denoiser)
 
     ready = prepare(Recipe(objective="tangent"), points, seed=options.seed)
     fit(ready, points, settings(max(first), options.seed), progress=False, device="cpu", visit=visit)

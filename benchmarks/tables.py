@@ -10,7 +10,8 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Its rows are m
 several, the standard deviation over them. Of a run's looks, every second one is shown, and the best early stops. The
 table `summary` has one row for each study and method of ours: tangent smoothing at its last step, with autoguidance or
 without, and guided early stops, against the best early stop of plain training that copies no more. `distances` reads
-tangent smoothing where copy AUC exceeds .5 by at most half of what plain training comes to.
+tangent smoothing, with autoguidance or without, where copy AUC exceeds .5 by at most half of what plain training comes
+to.
 """
 
 import argparse

@@ -14,19 +14,13 @@ the late one above.
 import copy
 
 import torch
-from benchmarks.common import draw_split, split_arguments
+from benchmarks.common import draw_split, judge, split_arguments
 from torch import Tensor, nn
 
 from temperance.denoiser import Denoiser
 from temperance.hub import Model
 from temperance.recipe import Recipe, fit, prepare
-from temperance.sample import heun
-from temperance.scorecard import score
 from temperance.train import Settings
-from temperance.trial import draw
-
-SAMPLES = 300
-KEYS = ("memorized_fraction", "copy_auc", "fd_heldout", "precision", "recall")
 
 
 def main() -> None:
@@ -46,9 +40,7 @@ def main() -> None:
     points = train.tensor()
 
     def judged(name: str, denoiser: Denoiser) -> None:
-        drawn = draw(denoiser, schedule, heun, points.shape[1:], options.seed, range(SAMPLES))
-        row, _ = score(drawn.x.clamp(-1, 1), against)
-        print(f"{name:46s} " + "  ".join(f"{key} {row[key]:.3g}" for key in KEYS), flush=True)
+        judge(name, denoiser, schedule, against, options.seed)
 
     def trained(objective: str, looks: list[int]) -> dict[int, nn.Module]:
         ready, kept = prepare(Recipe(objective=objective), points, seed=options.seed), {}
