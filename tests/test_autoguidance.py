@@ -1,4 +1,4 @@
-"""Autoguidance: the formula, the halfway point that a run keeps, and sampling and studies that use it."""
+"""Autoguidance: the formula, the earlier model that a run keeps, and sampling and studies that use it."""
 
 import json
 import math
@@ -14,11 +14,12 @@ from temperance.data import load
 from temperance.denoiser import expand
 from temperance.run.sampling import sample_run
 from temperance.run.sources import autoguided, open_model
-from temperance.run.training import HALFWAY, train_run
+from temperance.run.training import EARLIER, train_run
 from temperance.sample import Noise, heun, integrate
 from temperance.study import METHODS, Plan, cells, run
 
 IMAGES = load("digits[:40]")
+GUIDED = ("conditional/guided", "conditional/guided-by-half")
 DEFAULTS = {"objective": "conditional", "steps": 12, "batch_size": 8, "checkpoint_every": 5, "warmup": 2}
 
 
@@ -60,11 +61,11 @@ def test_a_step_of_training_is_taken_several_times(weight, sigma, label):
     assert torch.allclose(found, weight * ours(x, sigma, *labels) + (1 - weight) * weaker(x, sigma, *labels))
 
 
-def test_a_run_keeps_what_a_run_of_half_the_steps_ends_with(folder, tmp_path):
-    """Checkpoints come every 5 steps here, so step 6 is kept for guidance alone."""
-    half = trained(tmp_path / "half", steps=6)
-    found, expected = hub.load(folder / HALFWAY), hub.load(half)
-    assert found.about["step"] == 6
+def test_a_run_keeps_what_a_run_of_a_quarter_of_the_steps_ends_with(folder, tmp_path):
+    """Checkpoints come every 5 steps here, so step 3 is kept for guidance alone."""
+    quarter = trained(tmp_path / "quarter", steps=3)
+    found, expected = hub.load(folder / EARLIER), hub.load(quarter)
+    assert found.about["step"] == 3
     for name, value in expected.denoiser.state_dict().items():
         assert torch.equal(found.denoiser.state_dict()[name], value)
 
@@ -72,24 +73,24 @@ def test_a_run_keeps_what_a_run_of_half_the_steps_ends_with(folder, tmp_path):
 def test_samples_are_those_of_the_formula(folder, tmp_path):
     model = autoguided(open_model(str(folder)), str(folder), None, WEIGHT)
     found, _ = drawn(model, tmp_path / "out")
-    end, half = open_model(str(folder)), open_model(str(folder / HALFWAY))
+    end, earlier = open_model(str(folder)), open_model(str(folder / EARLIER))
 
     def by_hand(x, sigma):
         with torch.no_grad():
-            return 2 * end.denoiser(x, sigma) - half.denoiser(x, sigma)
+            return 2 * end.denoiser(x, sigma) - earlier.denoiser(x, sigma)
 
     expected = integrate(heun, by_hand, end.shape, end.schedule.grid(20), Noise(3, range(5))).x
     pixels = load(str(tmp_path / "out" / "samples.npz")).tensor()
     assert (pixels - expected.clamp(-1, 1)).abs().max() < 1.01 / 127.5
     assert found["nfe"] == 78  # 39 of each network
     told = json.loads((tmp_path / "out" / "sample.json").read_text())["model"]["autoguidance"]
-    assert told == {"weaker": str(folder / HALFWAY), "weight": 2.0}
+    assert told == {"weaker": str(folder / EARLIER), "weight": 2.0}
 
 
-def test_a_named_model_guides_as_the_halfway_point_does(folder, tmp_path):
+def test_a_named_model_guides_as_the_earlier_one_does(folder, tmp_path):
     model = open_model(str(folder))
     _, default = drawn(autoguided(model, str(folder), None, 2.0), tmp_path / "a")
-    _, named = drawn(autoguided(model, "elsewhere", str(folder / HALFWAY), 2.0), tmp_path / "b")
+    _, named = drawn(autoguided(model, "elsewhere", str(folder / EARLIER), 2.0), tmp_path / "b")
     _, alone = drawn(autoguided(model, str(folder), None, 1.0), tmp_path / "c")
     _, plain = drawn(model, tmp_path / "d")
     assert default == named != plain == alone
@@ -115,7 +116,7 @@ def test_a_class_conditional_model_is_guided_within_the_class(tmp_path):
 
 def test_what_cannot_guide_is_refused(folder, tmp_path):
     model = open_model(str(folder))
-    with pytest.raises(ValueError, match="has no halfway/"):
+    with pytest.raises(ValueError, match="has no earlier/"):
         autoguided(model, str(folder / "model"), None, 2.0)
     for weight in (-1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="at least 0"):
@@ -127,13 +128,14 @@ def test_what_cannot_guide_is_refused(folder, tmp_path):
         autoguided(model, str(folder), str(blind), 2.0)
 
 
-def test_a_study_guides_every_look_by_the_one_with_half_of_its_steps():
+def test_a_study_guides_every_look_by_the_one_with_its_share_of_the_steps():
     plan = Plan(
-        data="digits", heldout="digits", methods=("conditional", "conditional/guided"), n_train=40, n_heldout=40,
+        data="digits", heldout="digits", methods=("conditional", *GUIDED), n_train=40, n_heldout=40,
         n_samples=20, steps=16, batch_size=16, seeds=(0,),
     )  # fmt: skip
-    plain, guided = (run(replace(cell, looks=(3, 4, 8, 16))) for cell in cells(plan))
-    assert [r["steps"] for r in plain] == [3, 4, 8, 16] and [r["steps"] for r in guided] == [8, 16]
-    assert {r["nfe"] for r in plain} == {39} and {r["nfe"] for r in guided} == {78}
-    assert guided[-1]["fd_heldout"] != plain[-1]["fd_heldout"]
+    plain, guided, by_half = (run(replace(cell, looks=(3, 4, 8, 16))) for cell in cells(plan))
+    assert [r["steps"] for r in plain] == [3, 4, 8, 16]
+    assert [r["steps"] for r in guided] == [16] and [r["steps"] for r in by_half] == [8, 16]
+    assert {r["nfe"] for r in plain} == {39} and {r["nfe"] for r in guided + by_half} == {78}
+    assert len({rows[-1]["fd_heldout"] for rows in (plain, guided, by_half)}) == 3
     assert METHODS["tangent/guided"].recipe == METHODS["tangent"].recipe

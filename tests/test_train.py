@@ -120,13 +120,13 @@ def test_nothing_to_resume(tmp_path):
 
 
 def test_visits_come_with_every_checkpoint_and_at_the_end():
-    seen, half = [], []
+    seen, earlier = [], []
     settings = Settings(steps=8, batch_size=8, checkpoint_every=3)
     run(
-        fresh(), settings, halfway=lambda step, _: half.append(step),
+        fresh(), settings, earlier=lambda step, _: earlier.append(step),
         visit=lambda step, average: seen.append((step, isinstance(average, Preconditioned))),
     )  # fmt: skip
-    assert seen == [(3, True), (6, True), (8, True)] and half == [4]
+    assert seen == [(3, True), (6, True), (8, True)] and earlier == [2]
 
 
 @pytest.mark.parametrize(("n", "size"), [(40, 32), (40, 40), (7, 20), (10, 3), (1, 5)])
@@ -365,10 +365,10 @@ def test_settings_say_what_they_take(bad, message):
         settings.__post_init__()
 
 
-def test_a_run_that_goes_on_to_twice_its_steps_hands_out_its_middle(tmp_path):
+def test_a_run_that_goes_on_to_four_times_its_steps_hands_out_its_end(tmp_path):
     seen = []
     run(fresh(), replace(SHORT, steps=20), out=tmp_path)
-    run(fresh(), replace(SHORT, steps=40), out=tmp_path, resume=True, halfway=lambda step, average: seen.append(step))
+    run(fresh(), replace(SHORT, steps=80), out=tmp_path, resume=True, earlier=lambda step, average: seen.append(step))
     assert seen == [20]
 
 

@@ -1,9 +1,10 @@
 """Autoguidance: samples move away from what the same network would have drawn with less training.
 
 D = D_s + (w - 1)(D_s - D_r): what training changed from step r to step s > r is taken w times. A network that is
-stopped before it copies is blurred, and half of the training blurs more; so the difference points away from blur and
-not, as more training would, towards single training images. Source: Karras et al. 2024 (arXiv 2406.02507, eq. 3),
-who sharpen samples with a smaller, less trained network; against copying it was measured here (docs/results.md).
+stopped before it copies is blurred, and after a quarter of its steps it was blurred more; so the difference points away
+from blur and not, as more training would, towards single training images. Source: Karras et al. 2024 (arXiv 2406.02507,
+eq. 3), who sharpen samples with a smaller, less trained network; against copying it was measured here
+(docs/results.md).
 """
 
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-WEIGHT = 2.0  # chosen on one split (seed 10) of digits and emoji; see LOG.md
+WEIGHT = 2.0  # chosen on one split (seed 10) of digits and emoji, as the next; see LOG.md
+SHARE = 1 / 4  # the weaker model: the same run after this share of its steps
 
 
 class Autoguided(nn.Module):

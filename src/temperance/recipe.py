@@ -239,12 +239,12 @@ def fit(
     device: str = "auto",
     begin: Callable[[], None] | None = None,
     visit: Callable[[int, Model], None] | None = None,
-    halfway: Callable[[int, Model], None] | None = None,
+    earlier: Callable[[int, Model], None] | None = None,
     monitor: Callable[[int, Model], dict[str, Any]] | None = None,
     classes: Sequence[str] = (),
 ) -> Model:
     """Train what was prepared on images in [-1, 1]; `visit` sees the averaged model at every checkpoint,
-    `halfway` after half of the steps.
+    `earlier` after a quarter of the steps.
 
     `monitor` sees it every `settings.monitor_every` steps; see `temperance.train`.
 
@@ -269,7 +269,7 @@ def fit(
         device=device,
         begin=begin,
         visit=None if visit is None else lambda step, denoiser: visit(step, as_model(denoiser)),
-        halfway=None if halfway is None else lambda step, denoiser: halfway(step, as_model(denoiser)),
+        earlier=None if earlier is None else lambda step, denoiser: earlier(step, as_model(denoiser)),
         monitor=None if monitor is None else lambda step, denoiser: monitor(step, as_model(denoiser)),
     )
     return as_model(average.cpu())

@@ -22,9 +22,9 @@ Guide = Annotated[bool, typer.Option("--guide", help="Draw refused images again 
 
 Autoguidance = Annotated[
     float | None,
-    typer.Option(help="Move samples away from a weaker model, the run halfway: 1 not at all, 2 once more."),
+    typer.Option(help="Move samples away from a weaker model, the run at a quarter: 1 not at all, 2 once more."),
 ]
-Weaker = Annotated[str | None, typer.Option(help="Model to move away from, instead of the run halfway.")]
+Weaker = Annotated[str | None, typer.Option(help="Model to move away from, instead of the run at a quarter.")]
 
 
 @verb

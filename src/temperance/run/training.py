@@ -24,7 +24,7 @@ from temperance.run.monitor import Monitor
 from temperance.run.settings import settings_from
 from temperance.train import listed
 
-HALFWAY = "halfway"  # the model after half of the steps, which can guide the one at the end
+EARLIER = "earlier"  # the model after a quarter of the steps, which can guide the one at the end
 
 
 def train_run(
@@ -41,7 +41,7 @@ def train_run(
     heldout: Images | None = None,
     shaped: dict[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """Train on images and write `config.yaml`, `env.json`, `metrics.jsonl`, `checkpoint-N/`, `model/` and `halfway/`.
+    """Train on images and write `config.yaml`, `env.json`, `metrics.jsonl`, `checkpoint-N/`, `model/` and `earlier/`.
 
     A resumed run takes its settings from its own `config.yaml`, except for what is given anew; one that was stopped
     before its first checkpoint starts again. Nothing is written before the settings are known to work on the images.
@@ -75,13 +75,13 @@ def train_run(
         if progress:
             print(f"world size {world}", file=sys.stderr)
 
-    def halfway(step: int, model: hub.Model) -> None:
+    def earlier(step: int, model: hub.Model) -> None:
         if main:
-            _save(out / HALFWAY, replace(model, about={**model.about, "step": step}))
+            _save(out / EARLIER, replace(model, about={**model.about, "step": step}))
 
     model = fit(
         ready, points, settings, out=out, resume=resume and bool(listed(out)), progress=progress, device=device,
-        classes=classes, begin=begin, halfway=halfway, monitor=monitor if settings.monitor_every else None,
+        classes=classes, begin=begin, earlier=earlier, monitor=monitor if settings.monitor_every else None,
     )  # fmt: skip
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

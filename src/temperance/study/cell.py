@@ -135,7 +135,7 @@ def _trained(
         denoiser = model.denoiser
         if method.guidance != 1:
             kept[step] = copy.deepcopy(denoiser)
-            weaker = max((s for s in kept if 2 * s <= step + 1), default=None)  # looks are rounded
+            weaker = max((s for s in kept if s <= method.share * step + 0.5), default=None)  # looks are rounded
             if weaker is None:
                 return
             denoiser = Autoguided(kept[step], kept[weaker], method.guidance)

@@ -1,7 +1,7 @@
 """The methods that a study compares, each by the name that its rows carry.
 
 A method is a recipe, training settings, and, for baselines, another objective or dropout; `guidance` other than 1 draws
-with autoguidance by the look at half of the steps. All else is equal.
+with autoguidance by the last look at no more than a `share` of the steps. All else is equal.
 """
 
 import math
@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from temperance.autoguidance import WEIGHT
+from temperance.autoguidance import SHARE, WEIGHT
 from temperance.diagnostics import collapse_sigma
 from temperance.distance import neighbors
+from temperance.empirical import Tangent
 from temperance.network import ResidualMlp
 from temperance.objective import Objective
 from temperance.recipe import Prepared, Recipe, prepare
-from temperance.study.objectives import Band, Displaced, Floored, Literal, Mixing, Tangents, levels
+from temperance.study.objectives import Band, Displaced, Exact, Floored, Literal, Mixing, Tangents, levels
 
 Change = Callable[[Prepared, Tensor], Objective]
 
@@ -31,6 +32,7 @@ class Method:
     objective: Change | None = None
     dropout: float = 0.0
     guidance: float = 1.0
+    share: float = SHARE
     closed: str = ""
 
 
@@ -57,6 +59,11 @@ def _everywhere(ready: Prepared, points: Tensor) -> Objective:
 
 def _blind_tangent(ready: Prepared, points: Tensor) -> Objective:
     return replace(_of("tangent", ready, points), told=False)
+
+
+def _exact_tangent(ready: Prepared, points: Tensor) -> Objective:
+    tangent = _of("tangent", ready, points)
+    return Exact(tangent, Tangent(points.flatten(1), tangent.neighbors, tangent.h))
 
 
 def _tempered_tangent(ready: Prepared, points: Tensor) -> Objective:
@@ -93,8 +100,14 @@ METHODS: dict[str, Method] = {
     "conditional/weight-decay": Method({"objective": "conditional"}, {"weight_decay": 1.0}),
     "conditional/dropout": Method({"objective": "conditional"}, dropout=0.2),
     "conditional/flips": Method({"objective": "conditional", "flips": True}),
+    "tangent/exact": Method({"objective": "conditional"}, objective=_exact_tangent),
     "conditional/guided": Method({"objective": "conditional"}, guidance=WEIGHT),
     "tangent/guided": Method({"objective": "tangent"}, guidance=WEIGHT),
+    "conditional/guided-by-half": Method({"objective": "conditional"}, guidance=WEIGHT, share=1 / 2),
+    "tangent/guided-by-half": Method({"objective": "tangent"}, guidance=WEIGHT, share=1 / 2),
+    "tangent/exact-guided-by-eighth": Method(
+        {"objective": "conditional"}, objective=_exact_tangent, guidance=WEIGHT, share=1 / 8
+    ),
     "closed-form-empirical": Method(closed="empirical"),
     "closed-form-temperature": Method(closed="temperature"),
     "closed-form-tangent": Method(closed="tangent"),

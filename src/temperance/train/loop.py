@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from temperance.autoguidance import SHARE
 from temperance.objective import Objective
 from temperance.train.checkpoint import listed, newest, restore, save_checkpoint
 from temperance.train.record import Record
@@ -41,7 +42,7 @@ def train(
     device: str = "auto",
     begin: Callable[[], None] | None = None,
     visit: Callable[[int, nn.Module], None] | None = None,
-    halfway: Callable[[int, nn.Module], None] | None = None,
+    earlier: Callable[[int, nn.Module], None] | None = None,
     monitor: Monitor | None = None,
 ) -> nn.Module:
     """Train `denoiser` on images `mu` and return its moving average.
@@ -49,7 +50,7 @@ def train(
     With `out`, metrics go to `out/metrics.jsonl` and checkpoints to `out/checkpoint-N/`; `resume` continues from the
     newest valid one. `begin()` is called once on the main process, when everything is checked and restored;
     `visit(step, average)` is called after every `checkpoint_every` steps and at the end,
-    `halfway(step, average)` once, after half of the steps; a run that is resumed beyond them does without.
+    `earlier(step, average)` once, after a quarter of the steps; a run that is resumed beyond them does without.
     `monitor(step, average)` is called on the main process after every `monitor_every` steps; the figures that it
     returns are recorded, and training ends early if they hold a true `stop`.
 
@@ -72,8 +73,8 @@ def train(
     accelerator.wait_for_everyone()  # nobody changes the folder before all have read it
     if begin is not None and main:
         begin()
-    if start:  # the end of a run that goes on may be the middle of this one
-        _middle(trainer, halfway, start)
+    if start:  # the end of a run that goes on may be what guides this one
+        _hand_out(trainer, earlier, start)
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=cuda),
@@ -91,7 +92,7 @@ def train(
                 _save(trainer, done, last)
                 if visit is not None:
                     visit(done, trainer.average)
-            _middle(trainer, halfway, done)
+            _hand_out(trainer, earlier, done)
             if last:
                 break
     for tracker in accelerator.trackers:
@@ -181,10 +182,10 @@ def _resume(trainer: Trainer, path: Path) -> int:
     return found["step"]
 
 
-def _middle(trainer: Trainer, halfway: Callable[[int, nn.Module], None] | None, done: int) -> None:
-    """Hand out the average after half of the steps."""
-    if halfway is not None and done == trainer.settings.steps // 2:
-        halfway(done, trainer.average)
+def _hand_out(trainer: Trainer, earlier: Callable[[int, nn.Module], None] | None, done: int) -> None:
+    """Hand out the average after a quarter of the steps, which can guide the one at the end."""
+    if earlier is not None and done == int(trainer.settings.steps * SHARE):
+        earlier(done, trainer.average)
 
 
 def _save(trainer: Trainer, done: int, last: bool) -> None:
