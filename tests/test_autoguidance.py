@@ -1,4 +1,4 @@
-"""Autoguidance: the formula, the earlier model that a run keeps, and sampling and studies that use it."""
+"""Autoguidance: the formula, the earlier models that a run keeps, and sampling and studies that use it."""
 
 import json
 import math
@@ -12,9 +12,10 @@ from temperance import hub
 from temperance.autoguidance import WEIGHT, Autoguided
 from temperance.data import load
 from temperance.denoiser import expand
+from temperance.run.earlier import FOLDER, kept, nearest
 from temperance.run.sampling import sample_run
 from temperance.run.sources import autoguided, open_model
-from temperance.run.training import EARLIER, train_run
+from temperance.run.training import train_run
 from temperance.sample import Noise, heun, integrate
 from temperance.study import METHODS, Plan, cells, run
 
@@ -61,19 +62,35 @@ def test_a_step_of_training_is_taken_several_times(weight, sigma, label):
     assert torch.allclose(found, weight * ours(x, sigma, *labels) + (1 - weight) * weaker(x, sigma, *labels))
 
 
-def test_a_run_keeps_what_a_run_of_a_quarter_of_the_steps_ends_with(folder, tmp_path):
-    """Checkpoints come every 5 steps here, so step 3 is kept for guidance alone."""
-    quarter = trained(tmp_path / "quarter", steps=3)
-    found, expected = hub.load(folder / EARLIER), hub.load(quarter)
-    assert found.about["step"] == 3
+def test_a_run_keeps_what_a_run_of_about_a_quarter_of_the_steps_ends_with(folder, tmp_path):
+    """Checkpoints come every 5 steps here, so step 4 is kept for guidance alone."""
+    quarter = trained(tmp_path / "quarter", steps=4)
+    found, expected = hub.load(nearest(folder, 12)), hub.load(quarter)
+    assert found.about["step"] == 4 and hub.load(folder).about["step"] == 12
     for name, value in expected.denoiser.state_dict().items():
         assert torch.equal(found.denoiser.state_dict()[name], value)
+
+
+def test_a_run_that_copying_ends_is_guided_by_a_quarter_of_what_it_came_to(folder, tmp_path):
+    """Kept of 12 steps are those of 2, 4 and 8: one of them is within 1.42 times a quarter of any end from 8 to 15."""
+    assert kept(folder) == [2, 4, 8]
+    for end in range(8, 16):
+        share = int(nearest(folder, end).name) / end
+        assert 0.25 / 1.42 < share < 0.25 * 1.42
+    longer = trained(tmp_path / "run", steps=6)
+    assert kept(longer) == [1, 2, 4]
+    config = {**DEFAULTS, "steps": 24}
+    train_run(IMAGES, longer, config, None, {"steps"}, [], resume=True, progress=False, device="cpu")
+    assert kept(longer) == [4, 8, 16] and nearest(longer, 24).name == "8"
+    stopped = open_model(str(folder))
+    stopped.about["step"] = 8
+    assert autoguided(stopped, str(folder), None, 2.0).about["autoguidance"]["weaker"] == str(folder / FOLDER / "2")
 
 
 def test_samples_are_those_of_the_formula(folder, tmp_path):
     model = autoguided(open_model(str(folder)), str(folder), None, WEIGHT)
     found, _ = drawn(model, tmp_path / "out")
-    end, earlier = open_model(str(folder)), open_model(str(folder / EARLIER))
+    end, earlier = open_model(str(folder)), open_model(str(folder / FOLDER / "4"))
 
     def by_hand(x, sigma):
         with torch.no_grad():
@@ -84,13 +101,13 @@ def test_samples_are_those_of_the_formula(folder, tmp_path):
     assert (pixels - expected.clamp(-1, 1)).abs().max() < 1.01 / 127.5
     assert found["nfe"] == 78  # 39 of each network
     told = json.loads((tmp_path / "out" / "sample.json").read_text())["model"]["autoguidance"]
-    assert told == {"weaker": str(folder / EARLIER), "weight": 2.0}
+    assert told == {"weaker": str(folder / FOLDER / "4"), "weight": 2.0}
 
 
 def test_a_named_model_guides_as_the_earlier_one_does(folder, tmp_path):
     model = open_model(str(folder))
     _, default = drawn(autoguided(model, str(folder), None, 2.0), tmp_path / "a")
-    _, named = drawn(autoguided(model, "elsewhere", str(folder / EARLIER), 2.0), tmp_path / "b")
+    _, named = drawn(autoguided(model, "elsewhere", str(folder / FOLDER / "4"), 2.0), tmp_path / "b")
     _, alone = drawn(autoguided(model, str(folder), None, 1.0), tmp_path / "c")
     _, plain = drawn(model, tmp_path / "d")
     assert default == named != plain == alone

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 WEIGHT = 2.0  # chosen on one split (seed 10) of digits and emoji, as the next; see LOG.md
-SHARE = 1 / 4  # the weaker model: the same run after this share of its steps
+SHARE = 1 / 4  # of the steps, after which the same run is the weaker model
 
 
 class Autoguided(nn.Module):

@@ -244,7 +244,7 @@ def fit(
     classes: Sequence[str] = (),
 ) -> Model:
     """Train what was prepared on images in [-1, 1]; `visit` sees the averaged model at every checkpoint,
-    `earlier` after a quarter of the steps.
+    `earlier` after every power of two.
 
     `monitor` sees it every `settings.monitor_every` steps; see `temperance.train`.
 

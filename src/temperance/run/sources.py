@@ -15,7 +15,7 @@ from temperance.features import by_name
 from temperance.guard import Guard
 from temperance.hub import Model
 from temperance.recipe import closed_form
-from temperance.run.training import EARLIER
+from temperance.run.earlier import nearest
 from temperance.schedule import edm_for
 
 
@@ -34,16 +34,14 @@ def open_model(source: str, label: str | None = None) -> Model:
 
 
 def autoguided(model: Model, source: str, weaker: str | None, weight: float) -> Model:
-    """`model` guided by a weaker one: the folder `weaker`, or the run `source` after a quarter of its steps.
+    """`model` guided by a weaker one: the folder `weaker`, or the run `source` after about a quarter of its steps.
 
     Raises:
         ValueError: if there is no weaker model, or it makes other images than `model`.
     """
     if not 0 <= weight < math.inf:
         raise ValueError(f"--autoguidance must be a number of at least 0, got {weight}")
-    folder = Path(source) / EARLIER if weaker is None else Path(weaker)
-    if weaker is None and not folder.is_dir():
-        raise ValueError(f"--autoguidance: {source} has no {EARLIER}/ to be guided by; name a --weaker model")
+    folder = nearest(Path(source), model.about.get("step", 0)) if weaker is None else Path(weaker)
     other = open_model(str(folder))
     for what, ours, theirs in (
         ("image shape", model.shape, other.shape),

@@ -20,11 +20,10 @@ from temperance import hub
 from temperance.atomic import write_json, write_text
 from temperance.data import Images
 from temperance.recipe import fit, mirrored, prepare
+from temperance.run.earlier import keep
 from temperance.run.monitor import Monitor
 from temperance.run.settings import settings_from
-from temperance.train import listed
-
-EARLIER = "earlier"  # the model after a quarter of the steps, which can guide the one at the end
+from temperance.train import listed, step_of
 
 
 def train_run(
@@ -77,7 +76,7 @@ def train_run(
 
     def earlier(step: int, model: hub.Model) -> None:
         if main:
-            _save(out / EARLIER, replace(model, about={**model.about, "step": step}))
+            keep(out, step, lambda folder: _save(folder, _at(step, model)))
 
     model = fit(
         ready, points, settings, out=out, resume=resume and bool(listed(out)), progress=progress, device=device,
@@ -87,7 +86,7 @@ def train_run(
         torch.distributed.destroy_process_group()
     if not main:
         return None
-    _save(out / "model", model)
+    _save(out / "model", _at(step_of(listed(out)[0]), model))
     seconds = time.perf_counter() - began
     return {
         "out": str(out),
@@ -135,6 +134,10 @@ def _like(heldout: Images, points: Tensor) -> Tensor:
             f"--heldout images are {tuple(found.shape[1:])}, training images {tuple(points.shape[1:])}; set --size"
         )
     return found
+
+
+def _at(step: int, model: hub.Model) -> hub.Model:
+    return replace(model, about={**model.about, "step": step})
 
 
 def _save(folder: Path, model: hub.Model) -> None:

@@ -5,7 +5,7 @@
 """
 
 from temperance.train.batch import batch_index, batch_target
-from temperance.train.checkpoint import CannotSave, checkpoints, listed
+from temperance.train.checkpoint import CannotSave, checkpoints, listed, step_of
 from temperance.train.loop import train
 from temperance.train.record import read_metrics
 from temperance.train.settings import Settings
@@ -21,5 +21,6 @@ __all__ = [
     "learning_rate",
     "listed",
     "read_metrics",
+    "step_of",
     "train",
 ]

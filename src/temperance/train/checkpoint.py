@@ -32,7 +32,12 @@ def checkpoints(out: Path) -> Iterator[Path]:
 def listed(out: Path) -> list[Path]:
     """Every checkpoint by name, newest first, valid or not."""
     found = [p for p in out.glob(f"{NAME}*") if p.name.removeprefix(NAME).isdigit()]
-    return sorted(found, key=lambda p: -int(p.name.removeprefix(NAME)))
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint's name says."""
+    return int(checkpoint.name.removeprefix(NAME))
 
 
 def newest(out: Path | None) -> Path:

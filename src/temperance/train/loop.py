@@ -20,7 +20,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from temperance.autoguidance import SHARE
 from temperance.objective import Objective
 from temperance.train.checkpoint import listed, newest, restore, save_checkpoint
 from temperance.train.record import Record
@@ -50,7 +49,7 @@ def train(
     With `out`, metrics go to `out/metrics.jsonl` and checkpoints to `out/checkpoint-N/`; `resume` continues from the
     newest valid one. `begin()` is called once on the main process, when everything is checked and restored;
     `visit(step, average)` is called after every `checkpoint_every` steps and at the end,
-    `earlier(step, average)` once, after a quarter of the steps; a run that is resumed beyond them does without.
+    `earlier(step, average)` after every power of two: one of them can guide the end (`temperance.autoguidance`).
     `monitor(step, average)` is called on the main process after every `monitor_every` steps; the figures that it
     returns are recorded, and training ends early if they hold a true `stop`.
 
@@ -73,8 +72,6 @@ def train(
     accelerator.wait_for_everyone()  # nobody changes the folder before all have read it
     if begin is not None and main:
         begin()
-    if start:  # the end of a run that goes on may be what guides this one
-        _hand_out(trainer, earlier, start)
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=cuda),
@@ -92,7 +89,8 @@ def train(
                 _save(trainer, done, last)
                 if visit is not None:
                     visit(done, trainer.average)
-            _hand_out(trainer, earlier, done)
+            if earlier is not None and done & (done - 1) == 0:
+                earlier(done, trainer.average)
             if last:
                 break
     for tracker in accelerator.trackers:
@@ -180,12 +178,6 @@ def _resume(trainer: Trainer, path: Path) -> int:
     if trainer.accelerator.num_processes > 1 and len(trainer.accelerator.gather(steps).unique()) > 1:  # pyright: ignore
         raise ValueError(f"processes see different checkpoints in {path.parent}; it must be one shared folder")
     return found["step"]
-
-
-def _hand_out(trainer: Trainer, earlier: Callable[[int, nn.Module], None] | None, done: int) -> None:
-    """Hand out the average after a quarter of the steps, which can guide the one at the end."""
-    if earlier is not None and done == int(trainer.settings.steps * SHARE):
-        earlier(done, trainer.average)
 
 
 def _save(trainer: Trainer, done: int, last: bool) -> None:
