@@ -10,8 +10,8 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Its rows are m
 several, the standard deviation over them. Of a run's looks, every second one is shown, and the best early stops. The
 table `summary` has one row for each study and method of ours: tangent smoothing at its last step, with autoguidance or
 without, and guided early stops, against the best early stop of plain training that copies no more. `distances` reads
-tangent smoothing, with autoguidance or without, where copy AUC exceeds .5 by at most half of what plain training comes
-to.
+the same methods at the look with the lowest Frechet distance among those where copy AUC exceeds .5 by at most half of
+what plain training comes to.
 """
 
 import argparse
@@ -34,10 +34,13 @@ SHOWN = ("memorized_fraction", "copy_auc", "fd_heldout", "recall", "precision")
 NEEDED = ("method", "seed", "n_train", "steps", "heldout_memorized_fraction", "fd_floor", *SHOWN)
 OURS = {
     "tangent": "tangent smoothing",
+    "tangent/exact": "tangent smoothing with exact targets",
     "tangent/guided": "tangent smoothing with autoguidance",
+    "tangent/guided-by-half": "tangent smoothing guided by half of its steps",
+    "tangent/exact-guided-by-eighth": "tangent smoothing with exact targets, guided by an eighth of its steps",
     "conditional/guided": "a guided early stop",
+    "conditional/guided-by-half": "an early stop guided by half of its steps",
 }
-SMOOTHED = ("tangent", "tangent/guided")
 KINDS = {"unet": "UNet", "unet-guided": "UNet", "28x28": "28x28", "32x32": "32x32, UNet"}  # of a kept file's name
 NOT_WON = "**not won**"
 Row = dict[str, Any]
@@ -145,12 +148,12 @@ def summed(stem: str, rows: list[Row], v: dict[str, Any]) -> str:
 
 
 def distances() -> str:
-    """Tangent smoothing at its best look among those with half of plain training's excess of copy AUC, or less."""
+    """Each of our methods at its best look among those with half of plain training's excess of copy AUC, or less."""
     found = []
     for path in KEPT.glob("*.json"):
         rows = json.loads(path.read_text())["rows"]
         for n in sorted({r["n_train"] for r in rows}):
-            for method in SMOOTHED:
+            for method in OURS:
                 plain, ours = curve(rows, "conditional", n), curve(rows, method, n)
                 if len(plain) > 1 and len(ours) > 1:  # a study: a demo has one look
                     name = f"{named(path.stem, n)} | {method}"
