@@ -18,7 +18,6 @@ from benchmarks.common import draw_split, judge, split_arguments
 from torch import Tensor, nn
 
 from temperance.autoguidance import WEIGHT, Autoguided
-from temperance.empirical import Tangent
 from temperance.hub import Model
 from temperance.objective import TangentSmoothed
 from temperance.recipe import Prepared, Recipe, fit, prepare
@@ -72,9 +71,7 @@ def prepared(options: argparse.Namespace, points: Tensor) -> Prepared:
     assert isinstance(ready.objective, TangentSmoothed)
     tangent = replace(ready.objective, h=ready.objective.h * options.scale)
     print(f"h {tangent.h:.3g}", flush=True)
-    if options.train == "tangent":
-        return replace(ready, objective=tangent)
-    return replace(ready, objective=Exact(tangent, Tangent(points.flatten(1), tangent.neighbors, tangent.h)))
+    return replace(ready, objective=Exact(tangent) if options.train == "exact" else tangent)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from temperance.autoguidance import SHARE, WEIGHT
 from temperance.diagnostics import collapse_sigma
 from temperance.distance import neighbors
-from temperance.empirical import Tangent
 from temperance.network import ResidualMlp
 from temperance.objective import Objective
 from temperance.recipe import Prepared, Recipe, prepare
@@ -62,8 +61,7 @@ def _blind_tangent(ready: Prepared, points: Tensor) -> Objective:
 
 
 def _exact_tangent(ready: Prepared, points: Tensor) -> Objective:
-    tangent = _of("tangent", ready, points)
-    return Exact(tangent, Tangent(points.flatten(1), tangent.neighbors, tangent.h))
+    return Exact(_of("tangent", ready, points))
 
 
 def _tempered_tangent(ready: Prepared, points: Tensor) -> Objective:

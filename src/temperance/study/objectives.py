@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -66,7 +67,11 @@ class Exact:
     """
 
     tangent: TangentSmoothed
-    mixture: Tangent
+
+    @cached_property
+    def mixture(self) -> Tangent:
+        """The distribution of the displaced images, in closed form."""
+        return Tangent(self.tangent.points.flatten(1), self.tangent.neighbors, self.tangent.h)
 
     def __call__(self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator) -> Target:
         """The posterior mean in the place of the displaced image."""
