@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from temperance.autoguidance import WEIGHT, Autoguided
 from temperance.hub import Model
-from temperance.objective import TangentSmoothed
+from temperance.objective import ExactTangent, TangentSmoothed
 from temperance.recipe import Prepared, Recipe, fit, prepare
-from temperance.study.objectives import Exact
 from temperance.train import Settings
 
 STEPS = (250, 500, 1000, 2000)
@@ -71,7 +70,7 @@ def prepared(options: argparse.Namespace, points: Tensor) -> Prepared:
     assert isinstance(ready.objective, TangentSmoothed)
     tangent = replace(ready.objective, h=ready.objective.h * options.scale)
     print(f"h {tangent.h:.3g}", flush=True)
-    return replace(ready, objective=Exact(tangent) if options.train == "exact" else tangent)
+    return replace(ready, objective=ExactTangent(tangent) if options.train == "exact" else tangent)
 
 
 if __name__ == "__main__":

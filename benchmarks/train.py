@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from temperance.diagnostics import collapse_sigma
 from temperance.distance import neighbors
 from temperance.hub import new_denoiser, new_network
-from temperance.objective import NoiseConditional, TangentSmoothed, TemperatureSmoothed
+from temperance.objective import ExactTangent, NoiseConditional, TangentSmoothed, TemperatureSmoothed
 from temperance.schedule import edm_for
 from temperance.train import Settings, batch_target
 from temperance.train.loop import _accelerator, _trainer
@@ -137,7 +137,8 @@ def main() -> None:
     if not options.quick:
         peers["diffusers_without_ema"] = theirs(points, average=False)
     turn, wall, rounds = compared({**steps, **peers}, 8 if options.quick else 40, 35 if options.quick else 400)
-    cost, plain = target_cost(objectives, points), wall["plain"]
+    exact = ExactTangent(TangentSmoothed(schedule, points, table, 0.7))
+    cost, plain = target_cost({**objectives, "exact": exact}, points), wall["plain"]
     result = {
         "step_ratio_temperature": turn["temperature"],
         "step_ratio_tangent": turn["tangent"],
@@ -148,6 +149,7 @@ def main() -> None:
         # The same ratios from the targets alone, which the noise of whole steps does not hide.
         "target_ratio_temperature": 1 + (cost["temperature"] - cost["plain"]) / plain,
         "target_ratio_tangent": 1 + (cost["tangent"] - cost["plain"]) / plain,
+        "target_ratio_exact": 1 + (cost["exact"] - cost["plain"]) / plain,
         "target_seconds": cost["plain"],
     }
     if not options.quick:

@@ -7,6 +7,7 @@ from temperance.denoiser import PREDICTIONS
 from temperance.distance import neighbors
 from temperance.empirical import denoise, noise_conditional, tangent
 from temperance.objective import (
+    ExactTangent,
     IndexedDataset,
     Labeled,
     NoiseConditional,
@@ -32,6 +33,7 @@ OBJECTIVES = {
     "temperature": lambda s, told: TemperatureSmoothed(s, POINTS, TABLE, COLLAPSE, told=told),
     "temperature strength": lambda s, told: TemperatureSmoothed(s, POINTS, TABLE, COLLAPSE, 5.0, told=told),
     "tangent": lambda s, told: TangentSmoothed(s, POINTS, TABLE, 0.7, told=told),
+    "exact tangent": lambda s, told: ExactTangent(TangentSmoothed(s, POINTS, TABLE, 0.7, told=told)),
 }
 INDEX = torch.arange(N).repeat(3)
 
@@ -235,6 +237,24 @@ def test_tangent_images_have_the_covariance_of_the_neighbors():
     want = 0.49 * offset.T @ offset / K
     torch.testing.assert_close(displaced.mean(0), POINTS[0].flatten(), atol=0.03, rtol=0)
     assert float((displaced.T.cov() - want).norm() / want.norm()) < 0.05
+
+
+def test_exact_targets_are_the_mean_of_the_drawn_ones():
+    """Over many draws of every image: no bias in any direction that x shows, and less spread."""
+    drawing = TangentSmoothed(Edm(), POINTS, TABLE, 0.7)
+    exact = ExactTangent(drawing)
+    index = torch.arange(len(POINTS)).repeat(1000)
+    drawn = drawing(POINTS[index], index, generator(1))
+    found = exact(POINTS[index], index, generator(1))
+    assert torch.equal(found.x, drawn.x) and torch.equal(found.sigma, drawn.sigma)
+    error = (drawn.denoised - found.denoised).double().flatten(1)
+    assert float(found.denoised.var()) < float(drawn.denoised.var())
+    for direction in (torch.ones(1), drawn.x.flatten(1), found.denoised.flatten(1), drawn.x.flatten(1).sign()):
+        along = (error * direction).sum(1)
+        assert abs(float(along.mean())) < 4 * float(along.std()) / len(index) ** 0.5
+    biased = (drawn.denoised - 0.9 * found.denoised).double().flatten(1)
+    along = (biased * found.denoised.flatten(1)).sum(1)
+    assert abs(float(along.mean())) > 4 * float(along.std()) / len(index) ** 0.5
 
 
 class Fixed(Edm):

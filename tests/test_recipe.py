@@ -7,6 +7,7 @@ import torch
 
 from temperance.data import load
 from temperance.denoiser import PREDICTIONS
+from temperance.empirical import tangent
 from temperance.hub import load as load_model
 from temperance.hub import save
 from temperance.network import Blind, Parameterized
@@ -95,6 +96,21 @@ def test_flips_double_the_rows_and_their_labels():
     assert torch.equal(ready.objective.objective.points, rows)
 
 
+@pytest.mark.parametrize("flips", [False, True])
+def test_exact_targets_change_what_is_regressed_on_and_nothing_else(flips):
+    plain, exact = (trained(Recipe(k=4, targets=name, flips=flips)) for name in ("drawn", "exact"))
+    assert exact[0].chosen == plain[0].chosen and exact[0].recipe.targets == "exact"
+    rows = torch.cat([POINTS, POINTS.flip(3)])[: 240 if flips else 120]
+    index = torch.arange(len(rows))
+    one, other = (t[0].objective(rows, index, torch.Generator().manual_seed(0)) for t in (plain, exact))
+    assert torch.equal(one.x, other.x) and torch.equal(one.sigma, other.sigma)
+    assert not torch.allclose(one.denoised, other.denoised)
+    told = exact[0].objective.tangent
+    closed = tangent(rows.flatten(1), told.neighbors, told.h)
+    torch.testing.assert_close(other.denoised, closed(other.x, other.sigma))
+    assert drawn(exact[1]).x.isfinite().all()
+
+
 @pytest.mark.parametrize("process", PROCESSES)
 def test_init_goes_on_from_a_models_weights(tmp_path, process):
     _, model = trained(Recipe("conditional", process))
@@ -128,6 +144,9 @@ def test_a_model_that_does_not_fit_is_refused(tmp_path):
         ({"prediction": "score"}, "prediction must be one of"),
         ({"process": "vp", "prediction": "preconditioned"}, "edm and ve"),
         ({"objective": "unconditional", "prediction": "eps"}, "noise-unconditional"),
+        ({"targets": "mean"}, "targets must be one of drawn, exact"),
+        ({"objective": "conditional", "targets": "exact"}, "exact is for the tangent objective"),
+        ({"class_conditional": True, "targets": "exact"}, "not for class-conditional"),
     ],
 )
 def test_bad_recipes_are_refused(given, word):

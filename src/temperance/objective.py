@@ -11,6 +11,7 @@ They differ in the last only, so they fit any network, process and parameterizat
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -19,6 +20,7 @@ from torch import Generator, Tensor
 
 from temperance.denoiser import expand, prediction
 from temperance.distance import Neighbors
+from temperance.empirical import Tangent
 from temperance.engine import displaced, tempered_mean
 from temperance.schedule import Schedule
 
@@ -206,6 +208,28 @@ class TangentSmoothed:
         )
         moved = displaced(mu, self.points.flatten(1), near, z)
         return _noised(moved, self.schedule, generator, told=self.told)
+
+
+@dataclass(frozen=True)
+class ExactTangent:
+    """The noisy images of tangent smoothing, and the mean of all displaced images they may come from to regress on.
+
+    `TangentSmoothed` draws mu' and x; E[mu' | x] has the same minimizer without the chance of the draw: stable target
+    fields (arXiv 2302.00670), for the tangent mixture and over all images. Cost over tangent smoothing: that of the
+    closed form on the whole training set, n (2 d + 4 K^2) flops a row in float64; see `temperance.empirical.Tangent`.
+    """
+
+    tangent: TangentSmoothed
+
+    @cached_property
+    def mixture(self) -> Tangent:
+        """The distribution of the displaced images, in closed form."""
+        return Tangent(self.tangent.points.flatten(1), self.tangent.neighbors, self.tangent.h)
+
+    def __call__(self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator) -> Target:
+        """Target: the posterior mean in the place of the displaced image."""
+        target = self.tangent(mu, index, generator)
+        return target._replace(denoised=self.mixture(target.x, target.sigma).to(mu))
 
 
 def _noised(mu: Tensor, schedule: Schedule, generator: Generator, *, told: bool) -> Target:

@@ -17,6 +17,7 @@ from temperance.features import by_name, encode
 from temperance.hub import Model, load, new_denoiser, new_network
 from temperance.network import TIME_UNITS, Blind, Parameterized
 from temperance.objective import (
+    ExactTangent,
     Labeled,
     NoiseConditional,
     NoiseUnconditional,
@@ -30,6 +31,7 @@ from temperance.train import Settings, train
 
 OBJECTIVES = ("conditional", "unconditional", "temperature", "tangent")
 PROCESSES = {"edm": "preconditioned", "ve": "preconditioned", "vp": "v", "flow": "velocity"}  # and what they predict
+TARGETS = ("drawn", "exact")
 CLOSED_FORMS = ("empirical", "temperature", "tangent")
 Auto = float | Literal["auto"]
 
@@ -46,6 +48,7 @@ class Recipe:
         init: a model folder to start from, with its weights, process and prediction. Empty: none.
         class_conditional: tell the network each image's class; neighbors then come from the same class.
         flips: train on every image and its mirror image.
+        targets: of the tangent objective: drawn, or exact (`ExactTangent`), not for class-conditional recipes.
     """
 
     objective: str = "tangent"
@@ -61,6 +64,7 @@ class Recipe:
     sigma_collapse: Auto = "auto"
     h: Auto = "auto"
     space: str = "pixels"
+    targets: str = "drawn"
 
     def __post_init__(self) -> None:
         _one_of("objective", self.objective, OBJECTIVES)
@@ -70,6 +74,9 @@ class Recipe:
             raise ValueError(f"prediction preconditioned is for edm and ve, not {self.process}; try auto")
         if self.objective == "unconditional" and PROCESSES[self.process] == "preconditioned" and not self.init:
             _one_of("prediction of a noise-unconditional edm or ve", self.prediction, ("auto", "preconditioned"))
+        _one_of("targets", self.targets, TARGETS)
+        if self.targets == "exact" and (self.objective != "tangent" or self.class_conditional):
+            raise ValueError("targets exact is for the tangent objective, and not for class-conditional runs")
         for name in ("class_conditional", "flips"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
@@ -189,7 +196,8 @@ def _objective(
     rows, mirror = (mirrored(points), mirrored_table(table)) if recipe.flips else (points, table)
     if recipe.objective == "tangent":
         h = suggest_h(flat, table).h if recipe.h == "auto" else float(recipe.h)
-        return TangentSmoothed(schedule, rows, mirror, h), {"k": k, "h": h}
+        tangent = TangentSmoothed(schedule, rows, mirror, h)
+        return ExactTangent(tangent) if recipe.targets == "exact" else tangent, {"k": k, "h": h}
     sigma = collapse_sigma(flat) if recipe.sigma_collapse == "auto" else float(recipe.sigma_collapse)
     auto = recipe.temperature == "auto"
     strength = suggest_temperature(flat, table, sigma) if auto else float(recipe.temperature)

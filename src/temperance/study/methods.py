@@ -17,7 +17,7 @@ from temperance.distance import neighbors
 from temperance.network import ResidualMlp
 from temperance.objective import Objective
 from temperance.recipe import Prepared, Recipe, prepare
-from temperance.study.objectives import Band, Displaced, Exact, Floored, Literal, Mixing, Tangents, levels
+from temperance.study.objectives import Band, Displaced, Floored, Literal, Mixing, Tangents, levels
 
 Change = Callable[[Prepared, Tensor], Objective]
 
@@ -60,10 +60,6 @@ def _blind_tangent(ready: Prepared, points: Tensor) -> Objective:
     return replace(_of("tangent", ready, points), told=False)
 
 
-def _exact_tangent(ready: Prepared, points: Tensor) -> Objective:
-    return Exact(_of("tangent", ready, points))
-
-
 def _tempered_tangent(ready: Prepared, points: Tensor) -> Objective:
     """Images are displaced first; the tempered mean is taken over the neighborhoods of the training images."""
     return Displaced(Tangents(_of("tangent", ready, points)), _of("temperature", ready, points))
@@ -98,13 +94,13 @@ METHODS: dict[str, Method] = {
     "conditional/weight-decay": Method({"objective": "conditional"}, {"weight_decay": 1.0}),
     "conditional/dropout": Method({"objective": "conditional"}, dropout=0.2),
     "conditional/flips": Method({"objective": "conditional", "flips": True}),
-    "tangent/exact": Method({"objective": "conditional"}, objective=_exact_tangent),
+    "tangent/exact": Method({"objective": "tangent", "targets": "exact"}),
     "conditional/guided": Method({"objective": "conditional"}, guidance=WEIGHT),
     "tangent/guided": Method({"objective": "tangent"}, guidance=WEIGHT),
     "conditional/guided-by-half": Method({"objective": "conditional"}, guidance=WEIGHT, share=1 / 2),
     "tangent/guided-by-half": Method({"objective": "tangent"}, guidance=WEIGHT, share=1 / 2),
     "tangent/exact-guided-by-eighth": Method(
-        {"objective": "conditional"}, objective=_exact_tangent, guidance=WEIGHT, share=1 / 8
+        {"objective": "tangent", "targets": "exact"}, guidance=WEIGHT, share=1 / 8
     ),
     "closed-form-empirical": Method(closed="empirical"),
     "closed-form-temperature": Method(closed="temperature"),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +9,7 @@ from torch import Generator, Tensor
 
 from temperance.denoiser import expand
 from temperance.distance import Neighbors
-from temperance.empirical import Tangent, denoise, paper_temperature
+from temperance.empirical import denoise, paper_temperature
 from temperance.engine import tempered_mean
 from temperance.objective import Objective, TangentSmoothed, Target, TemperatureSmoothed
 from temperance.schedule import Schedule
@@ -55,28 +54,6 @@ class Tangents:
     def __call__(self, mu: Tensor, index: Tensor, generator: Generator) -> Tensor:
         """Displaced images."""
         return self.tangent(mu, index, generator).denoised
-
-
-@dataclass(frozen=True)
-class Exact:
-    """The noisy images of tangent smoothing, and the mean of all displaced images they may come from to regress on.
-
-    `TangentSmoothed` draws mu' and x; E[mu' | x] has the same minimizer without the chance of the draw: stable target
-    fields (arXiv 2302.00670), for the tangent mixture and over all images. Cost: that of the closed form, see
-    `temperance.empirical.Tangent`.
-    """
-
-    tangent: TangentSmoothed
-
-    @cached_property
-    def mixture(self) -> Tangent:
-        """The distribution of the displaced images, in closed form."""
-        return Tangent(self.tangent.points.flatten(1), self.tangent.neighbors, self.tangent.h)
-
-    def __call__(self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator) -> Target:
-        """The posterior mean in the place of the displaced image."""
-        target = self.tangent(mu, index, generator)
-        return target._replace(denoised=self.mixture(target.x, target.sigma).to(mu))
 
 
 @dataclass(frozen=True)
