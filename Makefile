@@ -19,6 +19,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --strict
 
 test: setup
 	$(BIN)/python -m pytest --durations=10
