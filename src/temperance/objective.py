@@ -216,7 +216,7 @@ class ExactTangent:
 
     `TangentSmoothed` draws mu' and x; E[mu' | x] has the same minimizer without the chance of the draw: stable target
     fields (arXiv 2302.00670), for the tangent mixture and over all images. Cost over tangent smoothing: that of the
-    closed form on the whole training set, n (2 d + 4 K^2) flops a row in float64; see `temperance.empirical.Tangent`.
+    closed form on the whole training set, 4 n (d + K^2) flops a row in float64; see `temperance.empirical.Tangent`.
     """
 
     tangent: TangentSmoothed
