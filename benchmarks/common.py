@@ -19,7 +19,7 @@ from temperance.scorecard import Yardstick, score, yardstick
 from temperance.trial import draw, draw_sets
 
 JUDGED = ("memorized_fraction", "copy_auc", "fd_heldout", "fd_floor", "precision", "recall")
-SHAPES = {64: (1, 8, 8), 784: (1, 28, 28), 3072: (3, 32, 32), 12288: (3, 64, 64)}
+SHAPES = {64: (1, 8, 8), 256: (1, 16, 16), 784: (1, 28, 28), 3072: (3, 32, 32), 12288: (3, 64, 64)}
 
 
 def images(n: int, d: int, seed: int = 0) -> Tensor:

@@ -41,7 +41,7 @@ OURS = {
     "conditional/guided": "a guided early stop",
     "conditional/guided-by-half": "an early stop guided by half of its steps",
 }
-SUMMED = ("tangent", "tangent/exact-guided-by-eighth")  # the default, and a setting that was run on seven sets
+SUMMED = ("tangent", "tangent/exact-guided-by-eighth")  # the default, and the other setting of README
 KINDS = {"unet": "UNet", "unet-guided": "UNet", "28x28": "28x28", "32x32": "32x32, UNet"}  # of a kept file's name
 NOT_WON = "**not won**"
 Row = dict[str, Any]

@@ -30,14 +30,14 @@ from temperance.train.loop import _accelerator, _trainer
 BATCH, K, N, SHAPE = 64, 10, 5000, (3, 32, 32)
 
 
-def network():
-    return new_network("unet", SHAPE, told=True, seed=0)
+def network(kind="unet", shape=SHAPE):
+    return new_network(kind, shape, told=True, seed=0)
 
 
-def ours(objective, points, *, precision="fp32", channels_last=False, compiled=False):
+def ours(objective, points, *, kind="unet", batch=BATCH, precision="fp32", channels_last=False, compiled=False):
     """A function that takes one step of this project's loop, average and non-finite check included."""
-    settings = Settings(steps=1_000_000, batch_size=BATCH, precision=precision)
-    net = network()
+    settings = Settings(steps=1_000_000, batch_size=batch, precision=precision)
+    net = network(kind, tuple(points.shape[1:]))
     if channels_last:
         net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     denoiser = new_denoiser(net, points, told=True)
