@@ -130,6 +130,16 @@ def test_hidden_and_other_files_are_ignored(folder):
     assert len(load(path)) == 3
 
 
+def test_the_folder_of_a_sampling_run_is_its_images(folder, tmp_path):
+    path, stored = folder
+    drawn = tmp_path / "samples"
+    drawn.mkdir()
+    path.rename(drawn / "images")
+    write(drawn / "grid.png", np.zeros((32, 32, 3), np.uint8))
+    (drawn / "sample.json").write_text("{}")
+    assert (load(str(drawn)).pixels == load(str(drawn / "images")).pixels).all() and len(stored) == 3
+
+
 def test_class_folders_become_labels(tmp_path):
     for name in ("cat/2.png", "cat/10.png", "dog/deep/1.png", "ant/1.png"):
         write(tmp_path / "train" / name, pixels(1)[0])

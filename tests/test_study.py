@@ -254,6 +254,17 @@ def test_nothing_left_to_hold_out_is_told(tmp_path):
 def test_cells_of_other_images_under_the_same_name_are_not_reused(tmp_path):
     (cell,) = cells(replace(PLAN, methods=("closed-form-tangent", "closed-form-tangent"), seeds=(0,)))
     images = check(cell)
-    keep(cell, tmp_path, images, lambda steps: None)
+    keep(cell, tmp_path, images, "cpu", lambda steps: None)
     assert _read(tmp_path, cell, images) is not None
     assert _read(tmp_path, cell, ["other", images[1]]) is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: the same code runs on the CPU above")
+@pytest.mark.parametrize("method", ["tangent", "tangent/exact-guided-by-eighth", "unconditional"])
+def test_a_cell_on_a_gpu_is_the_cell_on_the_processor(method):
+    cell = cells(replace(PLAN, methods=(method,), seeds=(0,), n_samples=12))[0]
+    here, there = run(cell), run(cell, device="cuda")
+    assert [r["steps"] for r in here] == [r["steps"] for r in there]
+    for a, b in zip(here, there):
+        for key in ("fd_heldout", "copy_auc", "ratio_median"):
+            assert b[key] == pytest.approx(a[key], rel=0.02), key

@@ -28,6 +28,20 @@ def expand(value: Shaped[Tensor, " batch"], like: Float[Tensor, "batch *shape"])
     return value.reshape(-1, *([1] * (like.ndim - 1)))
 
 
+def elsewhere(denoiser: Denoiser, device: torch.device | str) -> Denoiser:
+    """A denoiser on `device` for a caller whose images are on the CPU: they are moved there and back.
+
+    On the CPU it is the denoiser itself, so that one that walks by itself still does.
+    """
+    if torch.device(device).type == "cpu":
+        return denoiser
+
+    def call(x: Tensor, sigma: Tensor | None) -> Tensor:
+        return denoiser(x.to(device), None if sigma is None else sigma.to(device)).cpu()
+
+    return call
+
+
 def score_from_denoised(x: Tensor, denoised: Tensor, sigma: Float[Tensor, " batch"]) -> Tensor:
     """Gradient of log p(x; sigma), by Tweedie's formula: (D - x) / sigma^2."""
     return (denoised - x) / expand(sigma, x) ** 2

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from temperance.data import Images, load, split
-from temperance.denoiser import Denoiser
+from temperance.denoiser import Denoiser, elsewhere
 from temperance.features import Encoder, Pixels, efficientnet, train_classifier
 from temperance.metrics import Proximity
 from temperance.sample import Noise, NotConverged, Sampler, Samples, integrate
@@ -81,11 +81,15 @@ def draw(
     index: range,
     *,
     grid: int = 20,
+    device: str = "cpu",
 ) -> Samples:
-    """The samples of `index`; what has not converged is recorded in the row, so no warning is needed."""
+    """The samples of `index`; what has not converged is recorded in the row, so no warning is needed.
+
+    `device`: where the denoiser is; the samples are on the CPU.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConverged)
-        return integrate(sampler, denoiser, shape, schedule.grid(grid), Noise(seed, index))
+        return integrate(sampler, elsewhere(denoiser, device), shape, schedule.grid(grid), Noise(seed, index))
 
 
 def judge(drawn: Samples, schedule: Schedule, against: Yardstick) -> tuple[dict[str, Any], Proximity]:

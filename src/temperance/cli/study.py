@@ -44,7 +44,7 @@ def study(
         n_samples=samples, steps=steps, batch_size=batch_size, size=size, network=network,
         seeds=tuple(range(seed, seed + count)),
     )  # fmt: skip
-    found = run(plan, out, progress=not quiet)
+    found = run(plan, out, progress=not quiet, device=device)
     lines = [found["provenance"]["split"]]
     for v in found["against_early_stop"]:
         stop = v["early_stop"]

@@ -70,5 +70,8 @@ def _set_device(device: str) -> None:
         return
     import torch
 
-    if not device.startswith("cuda") or not torch.cuda.is_available():
+    known = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if device not in known or not torch.cuda.is_available():
         raise ValueError(f"--device {device} is not available here; use auto or cpu, or see `temperance doctor`")
+    if ":" in device:
+        torch.cuda.set_device(device)  # what is not told a number takes this one

@@ -97,6 +97,8 @@ def _open(name: str | Path, stack: ExitStack) -> Source:
 
 def _open_path(path: Path, stack: ExitStack) -> Source:
     if path.is_dir():
+        if (path / "sample.json").is_file() and (path / "images").is_dir():
+            path = path / "images"  # what `temperance sample` wrote: its contact sheet is none of the images
         saved = any((path / mark).is_file() for mark in ("state.json", "dataset_dict.json"))
         return open_hugging_face(path) if saved else open_folder(path)
     kinds = {".npy": open_npy, ".npz": open_npz, ".zip": partial(open_zip, stack=stack)}

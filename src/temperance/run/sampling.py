@@ -16,6 +16,7 @@ from tqdm import tqdm
 from temperance.atomic import write_json
 from temperance.autoguidance import Autoguided
 from temperance.data import to_uint8
+from temperance.denoiser import elsewhere
 from temperance.guard import ATTEMPTS, Guard
 from temperance.hub import Model
 from temperance.run.pictures import SHOWN, write_array, write_pngs, write_sheet
@@ -143,14 +144,15 @@ class _Drawing:
     def _once(self, stream: Sequence[int], project: Project | None) -> Samples:
         labels = [label.to(self.where) for label in self.model.labels(stream)]
 
-        def call(x: Tensor, sigma: Tensor | None) -> Tensor:
-            return self.denoiser(x.to(self.where), None if sigma is None else sigma.to(self.where), *labels).cpu()
+        def labeled(x: Tensor, sigma: Tensor | None) -> Tensor:
+            return self.denoiser(x, sigma, *labels)
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotConverged)  # reported once for all batches
             noise = Noise(self.seed, stream)
             sampler, sigmas, options = self.walk
-            return integrate(sampler, call, self.model.shape, sigmas, noise, project=project, **options)
+            there = elsewhere(labeled, self.where)
+            return integrate(sampler, there, self.model.shape, sigmas, noise, project=project, **options)
 
 
 def _collected(shards: Shards, place: Place, out: Path, model: Model) -> dict[str, Any]:

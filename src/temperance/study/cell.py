@@ -51,8 +51,8 @@ class Cell:
         return f"{self.method.replace('/', '-').replace('=', '')}-n{self.n_train}-s{self.seed}-{digest}"
 
 
-def run(cell: Cell, tick: Callable[[int], None] = lambda steps: None) -> list[dict[str, Any]]:
-    """Train and score one cell: a row at every look."""
+def run(cell: Cell, tick: Callable[[int], None] = lambda steps: None, device: str = "cpu") -> list[dict[str, Any]]:
+    """Train and score one cell: a row at every look. The network is on `device`, the measuring on the CPU."""
     sets = _sets(cell.data, cell.heldout, cell.n_drawn, cell.n_heldout, cell.size, cell.seed)
     against = yardstick(sets.train[: cell.n_train].tensor(), sets.heldout.tensor(), sets.encoder)
     method = METHODS[cell.method]
@@ -61,7 +61,7 @@ def run(cell: Cell, tick: Callable[[int], None] = lambda steps: None) -> list[di
         points = against.train
         facts |= {"steps": 0, "train_seconds": 0.0}
         return [facts | _row(cell, closed_form(points, method.closed), edm_for(points.flatten(1)), against)]
-    return _trained(cell, method, against, facts, tick)
+    return _trained(cell, method, against, facts, tick, device)
 
 
 def check(cell: Cell) -> list[str]:
@@ -109,7 +109,7 @@ def _drawn(data: str, unseen: str, n_train: int, n_heldout: int, size: int | Non
 
 
 def _trained(
-    cell: Cell, method: Method, against: Yardstick, facts: dict[str, Any], tick: Callable[[int], None]
+    cell: Cell, method: Method, against: Yardstick, facts: dict[str, Any], tick: Callable[[int], None], device: str
 ) -> list[dict[str, Any]]:
     every = 1 if len(cell.looks) > 1 else cell.steps
     settings = Settings(
@@ -139,21 +139,23 @@ def _trained(
             if weaker is None:
                 return
             denoiser = Autoguided(kept[step], kept[weaker], method.guidance)
-        row = _row(cell, denoiser, model.schedule, against)
+        row = _row(cell, denoiser, model.schedule, against, device)
         rows.append(facts | {"steps": step, "train_seconds": start - began - spent} | row)
         spent += time.perf_counter() - start
 
-    fit(ready, against.train, settings, progress=False, device="cpu", visit=visit)
+    fit(ready, against.train, settings, progress=False, device=device, visit=visit)
     return rows
 
 
-def _row(cell: Cell, denoiser: nn.Module | Any, schedule: Any, against: Yardstick) -> dict[str, Any]:
+def _row(
+    cell: Cell, denoiser: nn.Module | Any, schedule: Any, against: Yardstick, device: str = "cpu"
+) -> dict[str, Any]:
     sampler: Sampler = heun
     if METHODS[cell.method].recipe.get("objective") == "unconditional":
         sampler = adaptive
     began = time.perf_counter()
     shape = against.train.shape[1:]
-    drawn = draw(denoiser, schedule, sampler, shape, cell.seed, range(cell.n_samples), grid=cell.grid)
+    drawn = draw(denoiser, schedule, sampler, shape, cell.seed, range(cell.n_samples), grid=cell.grid, device=device)
     seconds = time.perf_counter() - began
     measured, _ = judge(drawn, schedule, against)
     measured["nfe"] *= 2 if isinstance(denoiser, Autoguided) else 1

@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from temperance.atomic import write_json
 from temperance.report import write_page
 from temperance.study.advice import advise, against_early_stop
@@ -17,11 +19,12 @@ from temperance.study.plan import Plan, cells
 from temperance.workers import spread
 
 
-def study(plan: Plan, out: Path, *, progress: bool = True) -> dict[str, Any]:
+def study(plan: Plan, out: Path, *, progress: bool = True, device: str = "auto") -> dict[str, Any]:
     """Run a plan and write `out/report.html` and `out/study.json`; `out/cells/` keeps every cell.
 
     An interrupted study goes on where it stopped, and a wider plan reuses the cells it shares with a narrower one.
-    Cells are spread over the processor's cores, one thread each. Returns the content of `study.json`.
+    Cells are spread over the processor's cores, one thread each, and their networks over the GPUs, if there are some
+    and `device` is not `cpu`. Returns the content of `study.json`.
 
     Raises:
         ValueError: if the data cannot be used.
@@ -33,7 +36,8 @@ def study(plan: Plan, out: Path, *, progress: bool = True) -> dict[str, Any]:
     kept = {cell.key: _read(out, cell, images) for cell in wanted}
     missing = [cell for cell in wanted if kept[cell.key] is None]
     total = sum(cell.steps for cell in missing)
-    jobs = [(cell, out, images) for cell in missing]
+    places = _places(device)
+    jobs = [(cell, out, images, places[i % len(places)]) for i, cell in enumerate(missing)]
     for key, rows in spread(keep, jobs, total=total, unit="step", label="study", progress=progress):
         kept[key] = rows
     rows = [row for cell in wanted for row in kept[cell.key] or ()]
@@ -52,6 +56,7 @@ def study(plan: Plan, out: Path, *, progress: bool = True) -> dict[str, Any]:
             "versions": {name: version(name) for name in ("temperance", "torch", "diffusers", "numpy")},
             "python": platform.python_version(),
             "processors": multiprocessing.cpu_count(),
+            "devices": [torch.cuda.get_device_name(place) for place in places if place != "cpu"],
         },
     }
     write_json(out / "study.json", found)
@@ -59,12 +64,21 @@ def study(plan: Plan, out: Path, *, progress: bool = True) -> dict[str, Any]:
     return found
 
 
-def keep(cell: Cell, out: Path, images: list[str], tick: Any) -> tuple[str, list[dict[str, Any]]]:
+def keep(cell: Cell, out: Path, images: list[str], device: str, tick: Any) -> tuple[str, list[dict[str, Any]]]:
     """Run a cell in a worker and write its rows before they are handed back."""
-    rows = run(cell, tick)
+    if device != "cpu":
+        torch.cuda.set_device(device)  # training takes the current one
+    rows = run(cell, tick, device)
     about = vars(cell) | {"looks": list(cell.looks)}
     write_json(_path(out, cell), {"cell": about, "images": images, "rows": rows})
     return cell.key, rows
+
+
+def _places(device: str) -> list[str]:
+    """Where networks are trained: the GPU that is named or, for `auto` and `cuda`, all there are."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return ["cpu"]
+    return [device] if ":" in device else [f"cuda:{i}" for i in range(torch.cuda.device_count())]
 
 
 def describe(plan: Plan) -> str:
