@@ -4,8 +4,9 @@
     python -m benchmarks.guides --data emoji --size 16 --heldout 1000 --step 400 --step 800 --step 1600 --step 3200
     python -m benchmarks.guides --data emoji --size 16 --heldout 1000 --train exact --step 400 --step 1600
     python -m benchmarks.guides --train conditional --batch-size 128 --step 66 --step 133 --step 265 --step 530
+    python -m benchmarks.guides --data mnist5k --size 16 --heldout 1000 --network mlp --train exact --scale 1.5 --batch-size 128 --step 750 --step 6000
 
-The default network is trained once; every `--step` is judged alone and guided by every earlier one. `--train exact` is
+The network is trained once; every `--step` is judged alone and guided by every earlier one. `--train exact` is
 tangent smoothing with the mean of the displaced images to regress on. `--scale` multiplies the automatic width h.
 """
 
@@ -29,6 +30,7 @@ STEPS = (250, 500, 1000, 2000)
 def main() -> None:
     parser = split_arguments(__doc__)
     parser.add_argument("--train", choices=("conditional", "tangent", "exact"), default="tangent")
+    parser.add_argument("--network", choices=("auto", "mlp", "unet"), default="auto")
     parser.add_argument("--scale", type=float, default=1.0, help="times the automatic h")
     parser.add_argument("--step", type=int, action="append", help=f"may be repeated (default: {STEPS})")
     parser.add_argument("--weight", type=float, action="append", help=f"may be repeated (default: {WEIGHT})")
@@ -65,8 +67,8 @@ def run(options: argparse.Namespace, steps: list[int], weights: list[float]) -> 
 def prepared(options: argparse.Namespace, points: Tensor) -> Prepared:
     """The network and the objective that the options name."""
     if options.train == "conditional":
-        return prepare(Recipe(objective="conditional"), points, seed=options.seed)
-    ready = prepare(Recipe(objective="tangent"), points, seed=options.seed)
+        return prepare(Recipe(objective="conditional", network=options.network), points, seed=options.seed)
+    ready = prepare(Recipe(objective="tangent", network=options.network), points, seed=options.seed)
     assert isinstance(ready.objective, TangentSmoothed)
     tangent = replace(ready.objective, h=ready.objective.h * options.scale)
     print(f"h {tangent.h:.3g}", flush=True)

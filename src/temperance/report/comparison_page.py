@@ -144,7 +144,7 @@ def comparison(
             f"copied · FD {number(_mean(g, 'fd_heldout'))} · recall {number(_mean(g, 'recall'))}",
             color[str(g[0]["method"])],
         )
-        for label, g in list(groups.items())[:7]
+        for label, g in list(groups.items())[:8]
     ]
     blocks: list[Block] = [_comparison_table(list(groups.values()), color, seeds), _frontier(groups, color)]
     blocks += [*extra, *_histograms(series, heldout, color)]
