@@ -159,13 +159,16 @@ def suggest_h(
     points: Float[Tensor, "n d"],
     table: Neighbors,
     *,
-    candidates: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
+    span: tuple[float, float] | None = None,
+    candidates: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0),
     draws: int = 1000,
 ) -> Width:
     """The tangent width at which displaced images lie as far from the training images as unseen ones do.
 
     h solves P(min_j |mu'_h - mu_j| < min_{j != i} |mu_i - mu_j|) = 1/2: a displaced image mu'_h against a training
     image mu_i that stands in for an unseen one, since the others never saw it. Copies of mu_i do not count as others.
+    With `span`, displaced images are cut to it first, as pixels of samples are to their range: dark backgrounds are pushed
+    out of it, and what is cut off had kept them apart, so that this takes a larger width.
     Read linearly between candidates; the largest one, if displaced images stay nearer even there. Held-out data plays
     no part. `table`: the neighbors that displace. Cost: 2 n d flops for each of `draws` rows and candidate.
 
@@ -183,7 +186,8 @@ def suggest_h(
     z = torch.randn(draws, table.index.shape[1], generator=generator).to(points) / table.index.shape[1] ** 0.5
     nearer = []
     for h in candidates:
-        distance = find(displaced(points[row], points, table.index[row], h * z), 1).distance[:, 0].double()
+        moved = displaced(points[row], points, table.index[row], h * z)
+        distance = find(moved if span is None else moved.clamp(*span), 1).distance[:, 0].double()
         above = len(unseen) - torch.searchsorted(unseen, distance, right=True)
         equal = len(unseen) - torch.searchsorted(unseen, distance) - above
         nearer.append(float((above + equal / 2).mean() / len(unseen)))

@@ -48,6 +48,8 @@ class Recipe:
         init: a model folder to start from, with its weights, process and prediction. Empty: none.
         class_conditional: tell the network each image's class; neighbors then come from the same class.
         flips: train on every image and its mirror image.
+        h: width of the tangent objective, `auto` (`suggest_h`) or `matched`: the same once displaced images are cut to the
+            range of pixels, as samples are; wider.
         targets: of the tangent objective: drawn, or exact (`ExactTangent`), not for class-conditional recipes.
     """
 
@@ -62,7 +64,7 @@ class Recipe:
     k: int | Literal["auto"] = "auto"
     temperature: Auto = "auto"
     sigma_collapse: Auto = "auto"
-    h: Auto = "auto"
+    h: Auto | Literal["matched"] = "auto"
     space: str = "pixels"
     targets: str = "drawn"
 
@@ -84,8 +86,9 @@ class Recipe:
             raise ValueError(f"k must be a whole number of at least 1 or auto, got {self.k!r}")
         for name in ("temperature", "sigma_collapse", "h"):
             value = getattr(self, name)
-            if isinstance(value, str) and value != "auto":
-                raise ValueError(f"{name} must be a number or auto, got {value!r}")
+            words = ("auto", "matched") if name == "h" else ("auto",)
+            if isinstance(value, str) and value not in words:
+                raise ValueError(f"{name} must be a number or {' or '.join(words)}, got {value!r}")
             if not isinstance(value, str) and not value > 0:
                 raise ValueError(f"{name} must be > 0, got {value}")
 
@@ -143,7 +146,7 @@ def prepare(
     if known is not None:
         objective = Labeled(objective, known.repeat(2) if recipe.flips else known)
     resolved = replace(recipe, network=kind, process=process, prediction=predicts, **chosen)
-    decided = {name: value for name, value in chosen.items() if getattr(recipe, name) == "auto"}
+    decided = {name: value for name, value in chosen.items() if isinstance(getattr(recipe, name), str)}
     return Prepared(resolved, schedule, objective, denoiser, decided)
 
 
@@ -195,7 +198,8 @@ def _objective(
     table = neighbor_table(flat, k, labels=labels, space=feature_space(recipe.space, points))
     rows, mirror = (mirrored(points), mirrored_table(table)) if recipe.flips else (points, table)
     if recipe.objective == "tangent":
-        h = suggest_h(flat, table).h if recipe.h == "auto" else float(recipe.h)
+        span = (-1.0, 1.0) if recipe.h == "matched" else None
+        h = suggest_h(flat, table, span=span).h if isinstance(recipe.h, str) else recipe.h
         tangent = TangentSmoothed(schedule, rows, mirror, h)
         return ExactTangent(tangent) if recipe.targets == "exact" else tangent, {"k": k, "h": h}
     sigma = collapse_sigma(flat) if recipe.sigma_collapse == "auto" else float(recipe.sigma_collapse)

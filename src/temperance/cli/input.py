@@ -58,12 +58,14 @@ def load(
     return images
 
 
-def number_or_auto(name: str, text: str, kind: type[int] | type[float] = float) -> float | str:
-    """Read an option that is a number, a whole one for `kind` int, or `auto`."""
-    if text == "auto":
+def number_or_auto(
+    name: str, text: str, kind: type[int] | type[float] = float, words: tuple[str, ...] = ("auto",)
+) -> float | str:
+    """Read an option that is a number, a whole one for `kind` int, or one of `words`."""
+    if text in words:
         return text
     try:
         return kind(text)
     except ValueError:
         what = "a whole number" if kind is int else "a number"
-        raise ValueError(f"--{name.replace('_', '-')} must be {what} or auto, got {text!r}") from None
+        raise ValueError(f"--{name.replace('_', '-')} must be {what} or {' or '.join(words)}, got {text!r}") from None

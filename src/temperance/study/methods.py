@@ -15,7 +15,7 @@ from temperance.autoguidance import SHARE, WEIGHT
 from temperance.diagnostics import collapse_sigma
 from temperance.distance import neighbors
 from temperance.network import ResidualMlp
-from temperance.objective import ExactTangent, Objective
+from temperance.objective import Objective
 from temperance.recipe import Prepared, Recipe, prepare
 from temperance.study.objectives import Band, Displaced, Floored, Literal, Mixing, Tangents, levels
 
@@ -76,16 +76,6 @@ def _band(lower: float) -> Change:
     return change
 
 
-def _wider(factor: float) -> Change:
-    """Exact targets at `factor` times the automatic width."""
-
-    def change(ready: Prepared, points: Tensor) -> Objective:
-        tangent = _of("tangent", ready, points)
-        return ExactTangent(replace(tangent, h=factor * tangent.h))
-
-    return change
-
-
 METHODS: dict[str, Method] = {
     "conditional": Method({"objective": "conditional"}),
     "unconditional": Method({"objective": "unconditional"}),
@@ -112,8 +102,9 @@ METHODS: dict[str, Method] = {
     "tangent/exact-guided-by-eighth": Method(
         {"objective": "tangent", "targets": "exact"}, guidance=WEIGHT, share=1 / 8
     ),
-    "tangent/wide-exact-guided-by-eighth": Method(
-        {"objective": "tangent"}, objective=_wider(1.5), guidance=WEIGHT, share=1 / 8
+    "tangent/matched": Method({"objective": "tangent", "h": "matched"}),
+    "tangent/matched-exact-guided-by-eighth": Method(
+        {"objective": "tangent", "h": "matched", "targets": "exact"}, guidance=WEIGHT, share=1 / 8
     ),
     "closed-form-empirical": Method(closed="empirical"),
     "closed-form-temperature": Method(closed="temperature"),
