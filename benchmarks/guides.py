@@ -1,10 +1,11 @@
-"""Autoguidance by earlier models of the same run: which one, and on what the run is trained.
+r"""Autoguidance by earlier models of the same run: which one, and on what the run is trained.
 
     python -m benchmarks.guides [--quick]
     python -m benchmarks.guides --data emoji --size 16 --heldout 1000 --step 400 --step 800 --step 1600 --step 3200
     python -m benchmarks.guides --data emoji --size 16 --heldout 1000 --train exact --step 400 --step 1600
     python -m benchmarks.guides --train conditional --batch-size 128 --step 66 --step 133 --step 265 --step 530
-    python -m benchmarks.guides --data mnist5k --size 16 --heldout 1000 --network mlp --train exact --scale 1.5 --batch-size 128 --step 750 --step 6000
+    python -m benchmarks.guides --data mnist5k --size 16 --heldout 1000 --network mlp --train exact --scale 1.5 \
+        --batch-size 128 --step 750 --step 6000
 
 The network is trained once; every `--step` is judged alone and guided by every earlier one. `--train exact` is
 tangent smoothing with the mean of the displaced images to regress on. `--scale` multiplies the automatic width h.

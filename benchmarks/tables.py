@@ -38,7 +38,7 @@ OURS = {
     "tangent/guided": "tangent smoothing with autoguidance",
     "tangent/guided-by-half": "tangent smoothing guided by half of its steps",
     "tangent/exact-guided-by-eighth": "tangent smoothing with exact targets, guided by an eighth of its steps",
-    "tangent/matched-exact-guided-by-eighth": "tangent smoothing of the matched width with exact targets, guided by an eighth of its steps",
+    "tangent/matched-exact-guided-by-eighth": "the same at the matched width",
     "conditional/guided": "a guided early stop",
     "conditional/guided-by-half": "an early stop guided by half of its steps",
 }

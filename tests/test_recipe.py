@@ -111,6 +111,11 @@ def test_exact_targets_change_what_is_regressed_on_and_nothing_else(flips):
     assert drawn(exact[1]).x.isfinite().all()
 
 
+def test_the_matched_width_is_wider_and_written_back():
+    auto, matched = (prepare(Recipe("tangent", h=h), POINTS) for h in ("auto", "matched"))
+    assert matched.chosen["h"] == matched.recipe.h == matched.objective.h > auto.objective.h
+
+
 @pytest.mark.parametrize("process", PROCESSES)
 def test_init_goes_on_from_a_models_weights(tmp_path, process):
     _, model = trained(Recipe("conditional", process))

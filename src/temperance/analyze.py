@@ -35,7 +35,7 @@ def analyze(
         )
     flat = points.flatten(1)
     schedule = edm_for(flat)
-    bar = tqdm(total=6, desc="analyze", unit="part", file=sys.stderr, disable=not progress, leave=False)
+    bar = tqdm(total=7, desc="analyze", unit="part", file=sys.stderr, disable=not progress, leave=False)
 
     def done(value: Any) -> Any:
         bar.update()
@@ -46,7 +46,7 @@ def analyze(
     table = done(neighbor_table(flat, k))
     sigma = done(collapse_sigma(flat, seed=seed))
     sizes = done(_curve(once, schedule.grid(LEVELS), seed))
-    width = done(suggest_h(flat, table))
+    width, matched = done(suggest_h(flat, table)), done(suggest_h(flat, table, span=(-1.0, 1.0)))
     strength = done(suggest_temperature(flat, table, sigma))
     bar.close()
     expansion = expansion_factor(EmpiricalDenoiser(points), points, sigma / 4, draws=min(len(points), 64))
@@ -61,8 +61,14 @@ def analyze(
         "expansion_factor": {"sigma": sigma / 4, "median": float(expansion.median())},
         "nearest_distance_median": float(table.distance[:, 0].median()),
         "heldout_nearest_distance_median": None,
-        "suggested": {"k": k, "h": width.h, "temperature": strength, "sigma_collapse": sigma},
-        "h_curve": {"h": list(width.candidates), "nearer_than_unseen": list(width.nearer)},
+        "suggested": {
+            "k": k, "h": width.h, "h_matched": matched.h, "temperature": strength, "sigma_collapse": sigma
+        },
+        "h_curve": {
+            "h": list(width.candidates),
+            "nearer_than_unseen": list(width.nearer),
+            "nearer_than_unseen_when_cut": list(matched.nearer),
+        },
         "schedule": vars(schedule),
     }
     unseen = None if heldout is None else proximity(heldout.tensor().flatten(1), flat)
@@ -70,7 +76,7 @@ def analyze(
         found["heldout_nearest_distance_median"] = float(unseen.distance.median())
     write_json(out / "analysis.json", found)
     distance = None if unseen is None else unseen.distance.numpy()
-    write_page(_page(images, found, width, table.distance[:, 0], distance), out / "report.html")
+    write_page(_page(images, found, (width, matched), table.distance[:, 0], distance), out / "report.html")
     return found
 
 
@@ -87,7 +93,7 @@ def _curve(points: Tensor, sigmas: Tensor, seed: int) -> list[dict[str, float]]:
     return rows
 
 
-def _page(images: Images, found: dict[str, Any], width: Width, own: Tensor, unseen: Any) -> Page:
+def _page(images: Images, found: dict[str, Any], widths: tuple[Width, Width], own: Tensor, unseen: Any) -> Page:
     sigma, size = zip(*[(r["sigma"], r["effective_sample_size"]) for r in reversed(found["effective_sample_size"])])
     collapse = curves(
         [("images that share the score", sigma, size, 0)],
@@ -97,8 +103,12 @@ def _page(images: Images, found: dict[str, Any], width: Width, own: Tensor, unse
         level=("1.5: single images take over", 1.5),
         log=(True, True),
     )
+    width, cut = widths
     nearer = curves(
-        [("displaced images", width.candidates, width.nearer, 1)],
+        [
+            ("displaced images", width.candidates, width.nearer, 1),
+            ("the same, cut to the range of pixels", cut.candidates, cut.nearer, 2),
+        ],
         name="h",
         xlabel="tangent width h",
         ylabel="nearer to the others than an unseen one",
@@ -117,7 +127,7 @@ def _page(images: Images, found: dict[str, Any], width: Width, own: Tensor, unse
     tiles = (
         Tile(f"{found['n']:,}", "training images", f"{found['duplicates']} of them exact duplicates"),
         Tile(f"{found['sigma_collapse']:.2f}", "sigma_collapse", "below it, single images own the score"),
-        Tile(f"{s['h']:.2g}", "tangent width h", f"with k = {s['k']} neighbors"),
+        Tile(f"{s['h']:.2g}", "tangent width h", f"with k = {s['k']} neighbors; matched {s['h_matched']:.2g}"),
         Tile(f"{s['temperature']:.2f}", "temperature strength", "T = max(strength / sigma, 1)"),
     )
     factor = found["expansion_factor"]["median"]
@@ -133,7 +143,8 @@ def _page(images: Images, found: dict[str, Any], width: Width, own: Tensor, unse
             "Tangent smoothing displaces each training image towards its neighbors. Too little, and it stays nearer to"
             " the training set than an unseen image would be; too much, and it is farther. Each training image stands"
             " in for an unseen one against all others. The automatic width is where neither is nearer; held-out data"
-            " plays no part.",
+            " plays no part. Samples are cut to the range of pixels, which brings them back nearer: the matched width"
+            " (--h matched) allows for it. It keeps the distances of unseen images and is less sharp.",
             (nearer,),
         ),
         Figures("How close images are", "Distances in pixels run from -1 to 1.", (near,)),

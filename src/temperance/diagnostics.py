@@ -167,8 +167,8 @@ def suggest_h(
 
     h solves P(min_j |mu'_h - mu_j| < min_{j != i} |mu_i - mu_j|) = 1/2: a displaced image mu'_h against a training
     image mu_i that stands in for an unseen one, since the others never saw it. Copies of mu_i do not count as others.
-    With `span`, displaced images are cut to it first, as pixels of samples are to their range: dark backgrounds are pushed
-    out of it, and what is cut off had kept them apart, so that this takes a larger width.
+    With `span`, displaced images are cut to it first, as pixels of samples are to their range: what is pushed out of it
+    had kept them apart, so that this takes a larger width.
     Read linearly between candidates; the largest one, if displaced images stay nearer even there. Held-out data plays
     no part. `table`: the neighbors that displace. Cost: 2 n d flops for each of `draws` rows and candidate.
 

@@ -48,8 +48,8 @@ class Recipe:
         init: a model folder to start from, with its weights, process and prediction. Empty: none.
         class_conditional: tell the network each image's class; neighbors then come from the same class.
         flips: train on every image and its mirror image.
-        h: width of the tangent objective, `auto` (`suggest_h`) or `matched`: the same once displaced images are cut to the
-            range of pixels, as samples are; wider.
+        h: width of the tangent objective: a number, `auto` (`suggest_h`) or `matched`, the same once displaced images
+            are cut to the range of pixels, as samples are; wider.
         targets: of the tangent objective: drawn, or exact (`ExactTangent`), not for class-conditional recipes.
     """
 
