@@ -61,9 +61,7 @@ def analyze(
         "expansion_factor": {"sigma": sigma / 4, "median": float(expansion.median())},
         "nearest_distance_median": float(table.distance[:, 0].median()),
         "heldout_nearest_distance_median": None,
-        "suggested": {
-            "k": k, "h": width.h, "h_matched": matched.h, "temperature": strength, "sigma_collapse": sigma
-        },
+        "suggested": {"k": k, "h": width.h, "h_matched": matched.h, "temperature": strength, "sigma_collapse": sigma},
         "h_curve": {
             "h": list(width.candidates),
             "nearer_than_unseen": list(width.nearer),
