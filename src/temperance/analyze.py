@@ -142,7 +142,7 @@ def _page(images: Images, found: dict[str, Any], widths: tuple[Width, Width], ow
             " the training set than an unseen image would be; too much, and it is farther. Each training image stands"
             " in for an unseen one against all others. The automatic width is where neither is nearer; held-out data"
             " plays no part. Samples are cut to the range of pixels, which brings them back nearer: the matched width"
-            " (--h matched) allows for it. It keeps the distances of unseen images and is less sharp.",
+            " (--h matched) allows for it; its samples keep their distance and are less sharp.",
             (nearer,),
         ),
         Figures("How close images are", "Distances in pixels run from -1 to 1.", (near,)),
