@@ -10,8 +10,8 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Its rows are m
 several, the standard deviation over them. Of a run's looks, every second one is shown, and the best early stops. The
 table `comparisons` has one row for each study and method of ours: tangent smoothing at its last step, with autoguidance
 or without, and guided early stops, against the best early stop of plain training that copies no more; `summary` has
-those of two methods. `distances` reads all of them at the look with the lowest Frechet distance among those where copy
-AUC exceeds .5 by at most half of what plain training comes to.
+those of three methods. `distances` reads all of them at the look with the lowest Frechet distance among those where
+copy AUC exceeds .5 by at most half of what plain training comes to.
 """
 
 import argparse
@@ -38,11 +38,15 @@ OURS = {
     "tangent/guided": "tangent smoothing with autoguidance",
     "tangent/guided-by-half": "tangent smoothing guided by half of its steps",
     "tangent/exact-guided-by-eighth": "tangent smoothing with exact targets, guided by an eighth of its steps",
-    "tangent/matched-exact-guided-by-eighth": "the same at the matched width",
+    "tangent/matched-exact-guided-by-eighth": "tangent smoothing, matched width, exact, guided by an eighth",
     "conditional/guided": "a guided early stop",
     "conditional/guided-by-half": "an early stop guided by half of its steps",
 }
-SUMMED = ("tangent", "tangent/exact-guided-by-eighth")  # the default, and the other setting of README
+SUMMED = (
+    "tangent",
+    "tangent/exact-guided-by-eighth",
+    "tangent/matched-exact-guided-by-eighth",
+)  # the default, and the other settings of README
 KINDS = {"unet": "UNet", "unet-guided": "UNet", "28x28": "28x28", "32x32": "32x32, UNet"}  # of a kept file's name
 NOT_WON = "**not won**"
 Row = dict[str, Any]
