@@ -9,16 +9,17 @@
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Its rows are means over seeds, and, where there are
 several, the standard deviation over them. Of a run's looks, every second one is shown, and the best early stops. The
 table `comparisons` has one row for each study and method of ours: tangent smoothing at its last step, with autoguidance
-or without, and guided early stops, against the best early stop of plain training that copies no more; `summary` has
-those of three methods. `distances` reads all of them at the look with the lowest Frechet distance among those where
-copy AUC exceeds .5 by at most half of what plain training comes to.
+or without, and guided early stops, against the best early stop of plain training that copies no more. `summary` has one
+row for each study with three of those methods, a column each, and `prices` has what `summary` leaves out. `distances`
+reads all methods at the look with the lowest Frechet distance among those where copy AUC exceeds .5 by at most half of
+what plain training comes to.
 """
 
 import argparse
 import json
 import re
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -42,11 +43,12 @@ OURS = {
     "conditional/guided": "a guided early stop",
     "conditional/guided-by-half": "an early stop guided by half of its steps",
 }
-SUMMED = (
-    "tangent",
-    "tangent/exact-guided-by-eighth",
-    "tangent/matched-exact-guided-by-eighth",
-)  # the default, and the other settings of README
+SUMMED = {  # the default, and the other settings of README
+    "tangent": "default",
+    "tangent/exact-guided-by-eighth": "exact, guided",
+    "tangent/matched-exact-guided-by-eighth": "matched, exact, guided",
+}
+SHORT = {"summary": ("memorized_fraction", "fd_heldout", "recall"), "prices": ("copy_auc", "precision")}
 KINDS = {"unet": "UNet", "unet-guided": "UNet", "28x28": "28x28", "32x32": "32x32, UNet"}  # of a kept file's name
 NOT_WON = "**not won**"
 Row = dict[str, Any]
@@ -119,15 +121,14 @@ def by_size(rows: list[Row]) -> list[str]:
     return lines
 
 
-def comparisons(methods: Collection[str] = tuple(OURS)) -> str:
+def comparisons() -> str:
     """Our methods against the best early stop that copies no more: a row for every kept study, size and method."""
-    found = []
-    for path in KEPT.glob("*.json"):
-        rows = json.loads(path.read_text())["rows"]
-        for v in against_early_stop(rows) if path.stem != "demo" else ():
-            if v["method"] in methods:
-                place = path.stem.split("-")[0], v["n_train"], path.stem, list(OURS).index(v["method"])
-                found.append((*place, summed(path.stem, rows, v)))
+    found = [
+        (*place, list(OURS).index(v["method"]), summed(place[-1], rows, v))
+        for place, rows, verdicts in studies()
+        for v in verdicts
+        if v["method"] in OURS
+    ]
     return "\n".join(
         [
             "| images | method | seeds | step: early stop, method | copied: same | FD: same (floor) | recall: same | |",
@@ -137,33 +138,59 @@ def comparisons(methods: Collection[str] = tuple(OURS)) -> str:
     )
 
 
+def studies() -> Iterator[tuple[tuple[str, int, str], list[Row], list[dict[str, Any]]]]:
+    """Every kept study and size in order: where it stands, its rows, and its methods against an early stop."""
+    found = []
+    for path in KEPT.glob("*.json"):
+        rows = json.loads(path.read_text())["rows"]
+        for n in {r["n_train"] for r in rows} if path.stem != "demo" else ():
+            own = [r for r in rows if r["n_train"] == n]
+            found.append(((path.stem.split("-")[0], n, path.stem), own, against_early_stop(own)))
+    yield from sorted(found, key=lambda study: study[0])
+
+
 def summed(stem: str, rows: list[Row], v: dict[str, Any]) -> str:
     stop = v["early_stop"]
-    floor = floors(r for r in rows if r["n_train"] == v["n_train"])
     cells = [
         named(stem, v["n_train"]),
         v["method"],
         str(len({r["seed"] for r in rows})),
         f"{stop['steps']:,}, {v['steps']:,}",
         f"{share(stop['memorized_fraction'])}, {share(v['memorized_fraction'])}",
-        f"{stop['fd_heldout']:.1f}, {v['fd_heldout']:.1f} ({floor:.1f})",
+        f"{stop['fd_heldout']:.1f}, {v['fd_heldout']:.1f} ({floors(rows):.1f})",
         f"{share(stop['recall'])}, {share(v['recall'])}",
         outcome(v, stop),
     ]
     return "| " + " | ".join(cells) + " |"
 
 
+def summary(*names: str) -> str:
+    """The named figures of each study: the best early stop, and `SUMMED` at the last step, bold where they won."""
+    lines = ["| images | seeds | early stop | " + " | ".join(SUMMED.values()) + " |", "|" + "---|" * (3 + len(SUMMED))]
+    for (_, n, stem), rows, verdicts in studies():
+        own = {v["method"]: v for v in verdicts if v["method"] in SUMMED}
+        if own:
+            best = min((v["early_stop"] for v in own.values()), key=lambda stop: stop["fd_heldout"])
+            cells = [named(stem, n), str(len({r["seed"] for r in rows})), at_step(best, *names)]
+            for v in (own.get(method) for method in SUMMED):
+                cell = "" if v is None else at_step(v, *names)
+                cells.append(f"**{cell}**" if v and outcome(v, v["early_stop"]) != NOT_WON else cell)
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def at_step(m: dict[str, Any], *names: str) -> str:
+    return f"{m['steps']:,}: " + ", ".join(shown(m, *names))
+
+
 def distances() -> str:
     """Each of our methods at its best look among those with half of plain training's excess of copy AUC, or less."""
     found = []
-    for path in KEPT.glob("*.json"):
-        rows = json.loads(path.read_text())["rows"]
-        for n in sorted({r["n_train"] for r in rows}):
-            for method in OURS:
-                plain, ours = curve(rows, "conditional", n), curve(rows, method, n)
-                if len(plain) > 1 and len(ours) > 1:  # a study: a demo has one look
-                    name = f"{named(path.stem, n)} | {method}"
-                    found.append(((path.stem.split("-")[0], n, path.stem, method), halved(name, plain, ours)))
+    for (data, n, stem), rows, _ in studies():
+        for method in OURS:
+            plain, ours = curve(rows, "conditional", n), curve(rows, method, n)
+            if len(plain) > 1 and len(ours) > 1:
+                found.append(((data, n, stem, method), halved(f"{named(stem, n)} | {method}", plain, ours)))
     return "\n".join(
         [
             "| images | method | copy AUC of plain training | allowed | method: step, copy AUC, FD, recall "
@@ -244,8 +271,8 @@ def written(page: str) -> str:
     """A page with all of its tables made anew."""
 
     def drawn(name: str) -> str:
-        if name == "summary":
-            return comparisons(SUMMED)
+        if name in SHORT:
+            return summary(*SHORT[name])
         whole = {"comparisons": comparisons, "distances": distances}.get(name)
         return table(name) if whole is None else whole()
 

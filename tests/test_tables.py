@@ -1,12 +1,17 @@
 """The tables of README.md and docs/results.md are what their rows say, and rows that cost little are drawn again."""
 
 import json
+import shlex
 
 import pytest
-from benchmarks.tables import KEPT, MARK, PAGES, floors, halved, written
+from benchmarks.reproduce import commands, compared
+from benchmarks.tables import KEPT, MARK, PAGES, SHOWN, floors, halved, written
+from typer.main import get_command
 
+from temperance.cli.verb import app
 from temperance.study import Plan
 from temperance.study.cell import run
+from temperance.study.methods import METHODS
 from temperance.study.plan import cells
 
 
@@ -19,7 +24,7 @@ def test_every_table_is_what_its_rows_say(page):
 
 def test_every_row_that_is_kept_is_shown():
     shown = {m["name"] for page in PAGES for m in MARK.finditer(page.read_text())}
-    assert shown == {path.stem for path in KEPT.glob("*.json")} | {"summary", "comparisons", "distances"}
+    assert shown == {path.stem for path in KEPT.glob("*.json")} | {"summary", "prices", "comparisons", "distances"}
 
 
 def look(step, copied, auc, fd, recall):
@@ -56,3 +61,23 @@ def test_training_free_rows_of_the_demo_are_drawn_again():
         for key, slack in (("memorized_fraction", 0.01), ("copy_auc", 0.01), ("recall", 0.02), ("fd_floor", 0.2)):
             assert row[key] == pytest.approx(kept[cell.method, 0][key], abs=slack), (cell.method, key)
         assert row["fd_heldout"] == pytest.approx(kept[cell.method, 0]["fd_heldout"], rel=0.03)
+
+
+@pytest.mark.parametrize("path", sorted(KEPT.glob("*.json")), ids=lambda path: path.stem)
+def test_every_table_names_commands_that_the_command_line_takes(path):
+    verbs = get_command(app).commands
+    assert commands(path.stem)
+    for command in commands(path.stem):
+        _, verb, *words = shlex.split(command)
+        params = verbs[verb].make_context(verb, words).params
+        assert set(params.get("method") or ()) <= set(METHODS)
+
+
+def test_rows_that_come_out_otherwise_are_told():
+    row = {"method": "a", "seed": 1, "n_train": 9, "steps": 2} | dict.fromkeys(SHOWN, 0.25)
+    kept = [row, row | {"steps": 4}, row | {"steps": 8}, row | {"method": "b"}]
+    new = [row | {"recall": 0.2500001}, row | {"steps": 4, "recall": 0.5}, row | {"method": "b"}]
+    assert compared(kept, new) == {
+        "a": (3, 1, 1, dict.fromkeys(SHOWN, 0.0) | {"recall": 0.25}),
+        "b": (1, 1, 0, dict.fromkeys(SHOWN, 0.0)),
+    }

@@ -199,7 +199,7 @@ def _objective(
     rows, mirror = (mirrored(points), mirrored_table(table)) if recipe.flips else (points, table)
     if recipe.objective == "tangent":
         span = (-1.0, 1.0) if recipe.h == "matched" else None
-        h = suggest_h(flat, table, span=span).h if isinstance(recipe.h, str) else recipe.h
+        h = suggest_h(flat, table, span=span).h if isinstance(recipe.h, str) else float(recipe.h)
         tangent = TangentSmoothed(schedule, rows, mirror, h)
         return ExactTangent(tangent) if recipe.targets == "exact" else tangent, {"k": k, "h": h}
     sigma = collapse_sigma(flat) if recipe.sigma_collapse == "auto" else float(recipe.sigma_collapse)

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from temperance.cli.input import load, number_or_auto, say, writable
+from temperance.cli.input import load, number_or_word, say, writable
 from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
@@ -27,7 +27,7 @@ def analyze(
     """Look at the empirical posterior of a data set: where it collapses, duplicates, suggested settings."""
     from temperance.analyze import analyze as run
 
-    given = number_or_auto("k", k, int)
+    given = number_or_word("k", k, int)
     near = None if isinstance(given, str) else int(given)
     if near is not None and near < 1:
         raise ValueError(f"--k must be at least 1 or auto, got {near}")

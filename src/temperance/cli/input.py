@@ -58,7 +58,7 @@ def load(
     return images
 
 
-def number_or_auto(
+def number_or_word(
     name: str, text: str, kind: type[int] | type[float] = float, words: tuple[str, ...] = ("auto",)
 ) -> float | str:
     """Read an option that is a number, a whole one for `kind` int, or one of `words`."""

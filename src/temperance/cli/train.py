@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from temperance.cli.input import load, number_or_auto, outside, say, writable
+from temperance.cli.input import load, number_or_word, outside, say, writable
 from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
@@ -45,10 +45,10 @@ def train(
 ) -> dict[str, Any] | None:
     """Train a diffusion model that generalizes instead of copying."""
     given = {
-        "objective": objective, "process": process, "k": number_or_auto("k", k, int),
-        "h": number_or_auto("h", h, words=("auto", "matched")),
-        "temperature": number_or_auto("temperature", temperature),
-        "sigma_collapse": number_or_auto("sigma_collapse", sigma_collapse), "space": space,
+        "objective": objective, "process": process, "k": number_or_word("k", k, int),
+        "h": number_or_word("h", h, words=("auto", "matched")),
+        "temperature": number_or_word("temperature", temperature),
+        "sigma_collapse": number_or_word("sigma_collapse", sigma_collapse), "space": space,
         "network": network, "init": "" if init is None else str(init.absolute()),
         "class_conditional": class_conditional, "flips": flips,
         "steps": steps, "batch_size": batch_size, "lr": lr, "ema": ema, "seed": seed,

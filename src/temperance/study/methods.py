@@ -102,7 +102,6 @@ METHODS: dict[str, Method] = {
     "tangent/exact-guided-by-eighth": Method(
         {"objective": "tangent", "targets": "exact"}, guidance=WEIGHT, share=1 / 8
     ),
-    "tangent/matched": Method({"objective": "tangent", "h": "matched"}),
     "tangent/matched-exact-guided-by-eighth": Method(
         {"objective": "tangent", "h": "matched", "targets": "exact"}, guidance=WEIGHT, share=1 / 8
     ),

@@ -1,0 +1,87 @@
+"""Run the commands of a table again, and say which of its rows come out otherwise.
+
+    python -m benchmarks.reproduce digits-100 digits-300     names of docs/results/*.json; none: all
+    python -m benchmarks.reproduce fashion-300 --out again   where runs go; interrupted, they go on there
+
+For every method: how many of its rows repeat digit for digit, and by how much the others differ at most. Exit 1 if one
+differs or is missing. Digit for digit is what to expect on the same kind of machine; on another one sums are rounded
+differently, which training makes grow (docs/results.md).
+"""
+
+import argparse
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.tables import KEPT, SHOWN
+
+Row = dict[str, Any]
+KEY = ("method", "seed", "n_train", "steps")
+
+
+def commands(name: str) -> list[str]:
+    """The commands that made the rows of one table."""
+    return re.findall(r"temperance [^`]+", json.loads((KEPT / f"{name}.json").read_text())["command"])
+
+
+def drawn_again(command: str, out: Path) -> list[Row]:
+    """The rows of one command, run by this interpreter with its results in `out`."""
+    words = shlex.split(command)[1:]
+    if "--out" in words:
+        del words[words.index("--out") : words.index("--out") + 2]
+    subprocess.run([sys.executable, "-m", "temperance", *words, "--out", str(out)], check=True)
+    (found,) = (out / name for name in ("study.json", "results.json") if (out / name).exists())
+    return json.loads(found.read_text())["rows"]
+
+
+def compared(kept: Iterable[Row], new: Iterable[Row]) -> dict[str, tuple[int, int, int, dict[str, float]]]:
+    """Per method: rows kept, rows that are the same, rows not found again, the largest difference of each figure."""
+    again = {key(row): row for row in new}
+    found: dict[str, tuple[int, int, int, dict[str, float]]] = {}
+    for row in kept:
+        total, same, missing, apart = found.get(row["method"], (0, 0, 0, dict.fromkeys(SHOWN, 0.0)))
+        other = again.get(key(row))
+        off = {} if other is None else {name: abs(round(other[name], 5) - row[name]) for name in SHOWN}
+        found[row["method"]] = (
+            total + 1,
+            same + (other is not None and not any(off.values())),
+            missing + (other is None),
+            {name: max(most, off.get(name, 0.0)) for name, most in apart.items()},
+        )
+    return found
+
+
+def key(row: Row) -> tuple[Any, ...]:
+    return tuple(row.get(name, 0) for name in KEY)
+
+
+def main() -> None:
+    known = sorted(path.stem for path in KEPT.glob("*.json"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
+    parser.add_argument("--out", type=Path, default=Path("again"))
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(known))
+    if unknown:
+        parser.error(f"no table {unknown[0]!r}; there are {', '.join(known)}")
+    differs = False
+    for name in options.names or known:
+        new = [
+            row for i, command in enumerate(commands(name)) for row in drawn_again(command, options.out / f"{name}-{i}")
+        ]
+        kept = json.loads((KEPT / f"{name}.json").read_text())["rows"]
+        for method, (total, same, missing, apart) in compared(kept, new).items():
+            differs |= same < total
+            most = ", ".join(f"{figure} {most:.5g}" for figure, most in apart.items() if most)
+            said = f"{name} {method}: {same} of {total} rows digit for digit"
+            print(said + f", {missing} missing" * (missing > 0) + f"; at most apart: {most}" * bool(most), flush=True)
+    sys.exit(differs)
+
+
+if __name__ == "__main__":
+    main()
