@@ -243,7 +243,7 @@ def test_the_gate_exits_1(tmp_path: Path) -> None:
 def test_analyze_suggests_settings(tmp_path: Path) -> None:
     found = json.loads(run("analyze", "digits[:60]", "--out", tmp_path, "--json").stdout)
     assert 0.3 < found["sigma_collapse"] < 1.5 and 0.2 <= found["suggested"]["h"] <= 1.2 and found["duplicates"] == 0
-    assert found["suggested"]["h"] < found["suggested"]["h_matched"] < 4
+    assert found["suggested"]["h"] < found["suggested"]["h_halved"] < found["suggested"]["h_matched"] < 4
     assert (tmp_path / "report.html").exists() and json.loads((tmp_path / "analysis.json").read_text()) == found
 
 
@@ -285,7 +285,7 @@ def test_bad_input_is_one_line(tmp_path: Path, folder: Path, refused: Refused) -
     assert "size is 0" in refused("train", "digits[:40]", "--out", out, "--size", 0)
     assert "--k must be at least 1" in refused("analyze", "digits[:40]", "--out", out, "--k", 0)
     assert "at least 11 images" in refused("train", "digits[:8]", "--out", out, "--k", 10)
-    assert "--h must be a number or auto or matched" in refused("train", "digits[:40]", "--out", out, "--h", "narrow")
+    assert "--h must be a number or auto or halved" in refused("train", "digits[:40]", "--out", out, "--h", "narrow")
     assert "--k must be a whole number or auto" in refused("train", "digits[:40]", "--out", out, "--k", "many")
     np.save(tmp_path / "nan.npy", np.full((20, 8, 8, 1), np.nan, np.float32))
     assert "finite" in refused("train", tmp_path / "nan.npy", "--out", out)

@@ -111,9 +111,11 @@ def test_exact_targets_change_what_is_regressed_on_and_nothing_else(flips):
     assert drawn(exact[1]).x.isfinite().all()
 
 
-def test_the_matched_width_is_wider_and_written_back():
-    auto, matched = (prepare(Recipe("tangent", h=h), POINTS) for h in ("auto", "matched"))
-    assert matched.chosen["h"] == matched.recipe.h == matched.objective.h > auto.objective.h
+def test_widths_by_name_are_read_off_the_training_images_and_written_back():
+    ready = [prepare(Recipe("tangent", h=h), POINTS) for h in ("auto", "halved", "matched")]
+    auto, halved, matched = (r.objective.h for r in ready)
+    assert auto < matched and halved < matched
+    assert [r.chosen["h"] for r in ready] == [r.recipe.h for r in ready] == [auto, halved, matched]
 
 
 @pytest.mark.parametrize("process", PROCESSES)

@@ -10,7 +10,16 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from temperance.data import Images
-from temperance.diagnostics import Width, collapse_sigma, expansion_factor, suggest_h, suggest_k, suggest_temperature
+from temperance.diagnostics import (
+    PIXELS,
+    WHEN_CUT,
+    Width,
+    collapse_sigma,
+    expansion_factor,
+    suggest_h,
+    suggest_k,
+    suggest_temperature,
+)
 from temperance.distance import distinct
 from temperance.engine import EmpiricalDenoiser, neighbor_table
 from temperance.metrics import proximity
@@ -46,10 +55,11 @@ def analyze(
     table = done(neighbor_table(flat, k))
     sigma = done(collapse_sigma(flat, seed=seed))
     sizes = done(_curve(once, schedule.grid(LEVELS), seed))
-    width, matched = done(suggest_h(flat, table)), done(suggest_h(flat, table, span=(-1.0, 1.0)))
+    width, cut = done(suggest_h(flat, table)), done(suggest_h(flat, table, span=PIXELS))
     strength = done(suggest_temperature(flat, table, sigma))
     bar.close()
     expansion = expansion_factor(EmpiricalDenoiser(points), points, sigma / 4, draws=min(len(points), 64))
+    wider = {f"h_{name}": cut.at(share) for name, share in WHEN_CUT.items()}
     found = {
         "schema": 1,
         "n": len(images),
@@ -61,11 +71,11 @@ def analyze(
         "expansion_factor": {"sigma": sigma / 4, "median": float(expansion.median())},
         "nearest_distance_median": float(table.distance[:, 0].median()),
         "heldout_nearest_distance_median": None,
-        "suggested": {"k": k, "h": width.h, "h_matched": matched.h, "temperature": strength, "sigma_collapse": sigma},
+        "suggested": {"k": k, "h": width.h, **wider, "temperature": strength, "sigma_collapse": sigma},
         "h_curve": {
             "h": list(width.candidates),
             "nearer_than_unseen": list(width.nearer),
-            "nearer_than_unseen_when_cut": list(matched.nearer),
+            "nearer_than_unseen_when_cut": list(cut.nearer),
         },
         "schedule": vars(schedule),
     }
@@ -74,7 +84,7 @@ def analyze(
         found["heldout_nearest_distance_median"] = float(unseen.distance.median())
     write_json(out / "analysis.json", found)
     distance = None if unseen is None else unseen.distance.numpy()
-    write_page(_page(images, found, (width, matched), table.distance[:, 0], distance), out / "report.html")
+    write_page(_page(images, found, (width, cut), table.distance[:, 0], distance), out / "report.html")
     return found
 
 
@@ -125,7 +135,7 @@ def _page(images: Images, found: dict[str, Any], widths: tuple[Width, Width], ow
     tiles = (
         Tile(f"{found['n']:,}", "training images", f"{found['duplicates']} of them exact duplicates"),
         Tile(f"{found['sigma_collapse']:.2f}", "sigma_collapse", "below it, single images own the score"),
-        Tile(f"{s['h']:.2g}", "tangent width h", f"with k = {s['k']} neighbors; matched {s['h_matched']:.2g}"),
+        Tile(f"{s['h']:.2g}", "width h", f"k = {s['k']}; halved {s['h_halved']:.2g}, matched {s['h_matched']:.2g}"),
         Tile(f"{s['temperature']:.2f}", "temperature strength", "T = max(strength / sigma, 1)"),
     )
     factor = found["expansion_factor"]["median"]
@@ -141,8 +151,9 @@ def _page(images: Images, found: dict[str, Any], widths: tuple[Width, Width], ow
             "Tangent smoothing displaces each training image towards its neighbors. Too little, and it stays nearer to"
             " the training set than an unseen image would be; too much, and it is farther. Each training image stands"
             " in for an unseen one against all others. The automatic width is where neither is nearer; held-out data"
-            " plays no part. Samples are cut to the range of pixels, which brings them back nearer: the matched width"
-            " (--h matched) allows for it; its samples keep their distance and are less sharp.",
+            " plays no part. Samples are cut to the range of pixels, which brings them back nearer; two more widths"
+            " allow for it: halved (--h halved), where they are the nearer ones three times of four, and matched, where"
+            " they are every second time; wider ones keep their distance and are less sharp.",
             (nearer,),
         ),
         Figures("How close images are", "Distances in pixels run from -1 to 1.", (near,)),

@@ -147,12 +147,20 @@ def suggest_k(n: int) -> int:
     return min(10, n - 1)
 
 
+PIXELS = (-1.0, 1.0)  # the range that samples are cut to
+WHEN_CUT = {"halved": 0.75, "matched": 0.5}  # how often displaced images are the nearer ones once they are cut to it
+
+
 class Width(NamedTuple):
     """A tangent width and the curve it was read from: how often a displaced image is the nearer one, at each width."""
 
     h: float
     candidates: tuple[float, ...]
     nearer: tuple[float, ...]
+
+    def at(self, share: float) -> float:
+        """The width at which displaced images are the nearer ones this often; the widest one if they always are."""
+        return _crossing(self.candidates, self.nearer, share)
 
 
 def suggest_h(

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from temperance.denoiser import PREDICTIONS
-from temperance.diagnostics import collapse_sigma, suggest_h, suggest_k, suggest_temperature
+from temperance.diagnostics import PIXELS, WHEN_CUT, collapse_sigma, suggest_h, suggest_k, suggest_temperature
 from temperance.distance import Neighbors, duplicates
 from temperance.engine import EmpiricalDenoiser, neighbor_table
 from temperance.features import by_name, encode
@@ -48,8 +48,9 @@ class Recipe:
         init: a model folder to start from, with its weights, process and prediction. Empty: none.
         class_conditional: tell the network each image's class; neighbors then come from the same class.
         flips: train on every image and its mirror image.
-        h: width of the tangent objective: a number, `auto` (`suggest_h`) or `matched`, the same once displaced images
-            are cut to the range of pixels, as samples are; wider.
+        h: width of the tangent objective: a number, `auto` (`suggest_h`), or what the same curve says once displaced
+            images are cut to the range of pixels, as samples are: `halved`, where they are the nearer ones three times
+            of four, half of a copy's excess over one half, or `matched`, where they are every second time.
         targets: of the tangent objective: drawn, or exact (`ExactTangent`), not for class-conditional recipes.
     """
 
@@ -64,7 +65,7 @@ class Recipe:
     k: int | Literal["auto"] = "auto"
     temperature: Auto = "auto"
     sigma_collapse: Auto = "auto"
-    h: Auto | Literal["matched"] = "auto"
+    h: Auto | Literal["halved", "matched"] = "auto"
     space: str = "pixels"
     targets: str = "drawn"
 
@@ -86,7 +87,7 @@ class Recipe:
             raise ValueError(f"k must be a whole number of at least 1 or auto, got {self.k!r}")
         for name in ("temperature", "sigma_collapse", "h"):
             value = getattr(self, name)
-            words = ("auto", "matched") if name == "h" else ("auto",)
+            words = ("auto", *WHEN_CUT) if name == "h" else ("auto",)
             if isinstance(value, str) and value not in words:
                 raise ValueError(f"{name} must be a number or {' or '.join(words)}, got {value!r}")
             if not isinstance(value, str) and not value > 0:
@@ -198,8 +199,7 @@ def _objective(
     table = neighbor_table(flat, k, labels=labels, space=feature_space(recipe.space, points))
     rows, mirror = (mirrored(points), mirrored_table(table)) if recipe.flips else (points, table)
     if recipe.objective == "tangent":
-        span = (-1.0, 1.0) if recipe.h == "matched" else None
-        h = suggest_h(flat, table, span=span).h if isinstance(recipe.h, str) else float(recipe.h)
+        h = _width(recipe.h, flat, table)
         tangent = TangentSmoothed(schedule, rows, mirror, h)
         return ExactTangent(tangent) if recipe.targets == "exact" else tangent, {"k": k, "h": h}
     sigma = collapse_sigma(flat) if recipe.sigma_collapse == "auto" else float(recipe.sigma_collapse)
@@ -207,6 +207,12 @@ def _objective(
     strength = suggest_temperature(flat, table, sigma) if auto else float(recipe.temperature)
     chosen = {"k": k, "sigma_collapse": sigma, "temperature": strength}
     return TemperatureSmoothed(schedule, rows, mirror, sigma, strength), chosen
+
+
+def _width(h: float | str, flat: Tensor, table: Neighbors) -> float:
+    if isinstance(h, str):
+        return suggest_h(flat, table).h if h == "auto" else suggest_h(flat, table, span=PIXELS).at(WHEN_CUT[h])
+    return float(h)
 
 
 def mirrored(points: Float[Tensor, "n c h w"]) -> Float[Tensor, "m c h w"]:

@@ -20,7 +20,7 @@ def train(
     k: Annotated[str, typer.Option(help="Neighbors of each image, or auto.")] = "auto",
     temperature: Annotated[str, typer.Option(help="Strength tau of T = max(tau / sigma, 1), or auto.")] = "auto",
     sigma_collapse: Annotated[str, typer.Option(help="Sigma below which temperature smooths, or auto.")] = "auto",
-    h: Annotated[str, typer.Option(help="Tangent width, auto, or matched: wider.")] = "auto",
+    h: Annotated[str, typer.Option(help="Tangent width, auto, halved or matched.")] = "auto",
     space: Annotated[str, typer.Option(help="Where neighbors are found: pixels or efficientnet.")] = "pixels",
     network: Annotated[str, typer.Option(help="auto, mlp, unet or a model folder to take it from.")] = "auto",
     init: Annotated[Path | None, typer.Option(help="Fine-tune the model of this run or diffusers folder.")] = None,
@@ -46,7 +46,7 @@ def train(
     """Train a diffusion model that generalizes instead of copying."""
     given = {
         "objective": objective, "process": process, "k": number_or_word("k", k, int),
-        "h": number_or_word("h", h, words=("auto", "matched")),
+        "h": number_or_word("h", h, words=("auto", "halved", "matched")),
         "temperature": number_or_word("temperature", temperature),
         "sigma_collapse": number_or_word("sigma_collapse", sigma_collapse), "space": space,
         "network": network, "init": "" if init is None else str(init.absolute()),

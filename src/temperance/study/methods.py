@@ -102,6 +102,9 @@ METHODS: dict[str, Method] = {
     "tangent/exact-guided-by-eighth": Method(
         {"objective": "tangent", "targets": "exact"}, guidance=WEIGHT, share=1 / 8
     ),
+    "tangent/halved-exact-guided-by-eighth": Method(
+        {"objective": "tangent", "h": "halved", "targets": "exact"}, guidance=WEIGHT, share=1 / 8
+    ),
     "tangent/matched-exact-guided-by-eighth": Method(
         {"objective": "tangent", "h": "matched", "targets": "exact"}, guidance=WEIGHT, share=1 / 8
     ),
