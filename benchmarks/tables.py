@@ -39,6 +39,7 @@ OURS = {
     "tangent/guided": "tangent smoothing with autoguidance",
     "tangent/guided-by-half": "tangent smoothing guided by half of its steps",
     "tangent/exact-guided-by-eighth": "tangent smoothing with exact targets, guided by an eighth of its steps",
+    "tangent/halved-exact-guided-by-eighth": "tangent smoothing, halved width, exact, guided by an eighth",
     "tangent/matched-exact-guided-by-eighth": "tangent smoothing, matched width, exact, guided by an eighth",
     "conditional/guided": "a guided early stop",
     "conditional/guided-by-half": "an early stop guided by half of its steps",
@@ -46,6 +47,7 @@ OURS = {
 SUMMED = {  # the default, and the other settings of README
     "tangent": "default",
     "tangent/exact-guided-by-eighth": "exact, guided",
+    "tangent/halved-exact-guided-by-eighth": "halved, exact, guided",
     "tangent/matched-exact-guided-by-eighth": "matched, exact, guided",
 }
 SHORT = {"summary": ("memorized_fraction", "fd_heldout", "recall"), "prices": ("copy_auc", "precision")}
