@@ -48,7 +48,6 @@ SUMMED = {  # the default, and the other settings of README
     "tangent": "default",
     "tangent/exact-guided-by-eighth": "exact, guided",
     "tangent/halved-exact-guided-by-eighth": "halved, exact, guided",
-    "tangent/matched-exact-guided-by-eighth": "matched, exact, guided",
 }
 SHORT = {"summary": ("memorized_fraction", "fd_heldout", "recall"), "prices": ("copy_auc", "precision")}
 KINDS = {"unet": "UNet", "unet-guided": "UNet", "28x28": "28x28", "32x32": "32x32, UNet"}  # of a kept file's name
