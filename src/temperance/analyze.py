@@ -135,7 +135,11 @@ def _page(images: Images, found: dict[str, Any], widths: tuple[Width, Width], ow
     tiles = (
         Tile(f"{found['n']:,}", "training images", f"{found['duplicates']} of them exact duplicates"),
         Tile(f"{found['sigma_collapse']:.2f}", "sigma_collapse", "below it, single images own the score"),
-        Tile(f"{s['h']:.2g}", "width h", f"k = {s['k']}; halved {s['h_halved']:.2g}, matched {s['h_matched']:.2g}"),
+        Tile(
+            f"{s['h']:.2f}",
+            "tangent width h",
+            f"k = {s['k']}; " + ", ".join(f"{n} {s[f'h_{n}']:.2f}" for n in WHEN_CUT),
+        ),
         Tile(f"{s['temperature']:.2f}", "temperature strength", "T = max(strength / sigma, 1)"),
     )
     factor = found["expansion_factor"]["median"]
