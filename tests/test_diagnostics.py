@@ -138,18 +138,19 @@ def test_suggest_h_keeps_the_distance_of_unseen_points():
     assert share == pytest.approx(0.5, abs=0.04)
 
 
-def test_suggest_h_of_a_span_keeps_the_distance_of_what_is_cut_to_it():
+@pytest.mark.parametrize("nearer", [0.75, 0.5])
+def test_suggest_h_of_a_span_keeps_the_distance_of_what_is_cut_to_it(nearer):
     points = digits()
     table = neighbors(points, 10)
     found = suggest_h(points, table, span=(-1.0, 1.0))
-    assert found.h > 1.2 * suggest_h(points, table).h  # digits have black pixels: half of what moves them is cut off
+    assert found.h == found.at(0.5) > 1.2 * suggest_h(points, table).h  # digits have black pixels: half is cut off
     x, g = points.double(), torch.Generator().manual_seed(1)
     row = torch.randint(100, (4000,), generator=g)
     z = torch.randn(4000, 10, generator=g, dtype=torch.float64) / 10**0.5
-    moved = x[row] + found.h * torch.einsum("bk,bkd->bd", z, x[table.index[row]] - x[row, None])
+    moved = x[row] + found.at(nearer) * torch.einsum("bk,bkd->bd", z, x[table.index[row]] - x[row, None])
     between = torch.cdist(x, x).fill_diagonal_(torch.inf).amin(1)
     share = float((torch.cdist(moved.clamp(-1, 1), x).amin(1)[:, None] < between).double().mean())
-    assert share == pytest.approx(0.5, abs=0.04)
+    assert share == pytest.approx(nearer, abs=0.04)
 
 
 def test_suggest_h_has_no_unit_and_does_not_count_copies():
