@@ -76,8 +76,8 @@ def test_every_table_names_commands_that_the_command_line_takes(path):
 def test_rows_that_come_out_otherwise_are_told():
     row = {"method": "a", "seed": 1, "n_train": 9, "steps": 2} | dict.fromkeys(SHOWN, 0.25)
     kept = [row, row | {"steps": 4}, row | {"steps": 8}, row | {"method": "b"}]
-    new = [row | {"recall": 0.2500001}, row | {"steps": 4, "recall": 0.5}, row | {"method": "b"}]
+    new = [row | {"fd_heldout": 0.25 + 2**-12}, row | {"steps": 4, "recall": 0.5}, row | {"method": "b"}]
     assert compared(kept, new) == {
-        "a": (3, 1, 1, dict.fromkeys(SHOWN, 0.0) | {"recall": 0.25}),
+        "a": (3, 1, 1, dict.fromkeys(SHOWN, 0.0) | {"recall": 0.25, "fd_heldout": 2**-12}),
         "b": (1, 1, 0, dict.fromkeys(SHOWN, 0.0)),
     }
