@@ -3,9 +3,9 @@
     python -m benchmarks.reproduce digits-100 digits-300     names of docs/results/*.json; none: all
     python -m benchmarks.reproduce fashion-300 --out again   where runs go; interrupted, they go on there
 
-For every method: how many of its rows repeat, which is within `SAME` in every figure, and how far apart they are at most.
-Exit 1 if one does not repeat or is missing. On another kind of machine sums are rounded differently, which training
-makes grow (docs/results.md).
+For every method: how many of its rows repeat, which is within `SAME` in every figure, and how far apart others are at
+most. Exit 1 if one does not repeat or is missing. On another kind of machine sums are rounded differently, which
+training makes grow (docs/results.md).
 """
 
 import argparse
