@@ -10,7 +10,8 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Its rows are m
 several, the standard deviation over them. Of a run's looks, every second one is shown, and the best early stops. The
 table `comparisons` has one row for each study and method of ours: tangent smoothing at its last step, with autoguidance
 or without, and guided early stops, against the best early stop of plain training that copies no more. `summary` has one
-row for each study with three of those methods, a column each, and `prices` has what `summary` leaves out. `distances`
+row for each study with three of those methods, a column each, `prices` has what `summary` leaves out, and `headline` is
+`summary` without the studies of fewer than three seeds. `distances`
 reads all methods at the look with the lowest Frechet distance among those where copy AUC exceeds .5 by at most half of
 what plain training comes to.
 """
@@ -49,8 +50,20 @@ SUMMED = {  # the default, and the other settings of README
     "tangent/exact-guided-by-eighth": "exact, guided",
     "tangent/halved-exact-guided-by-eighth": "halved, exact, guided",
 }
-SHORT = {"summary": ("memorized_fraction", "fd_heldout", "recall"), "prices": ("copy_auc", "precision")}
-KINDS = {"unet": "UNet", "unet-guided": "UNet", "28x28": "28x28", "32x32": "32x32, UNet"}  # of a kept file's name
+SHORT = {  # the least number of seeds, and the figures
+    "headline": (3, "memorized_fraction", "fd_heldout", "recall"),
+    "summary": (1, "memorized_fraction", "fd_heldout", "recall"),
+    "prices": (1, "copy_auc", "precision"),
+}
+KINDS = {  # of a kept file's name
+    "unet": "UNet",
+    "unet-guided": "UNet",
+    "unet-long": "UNet",
+    "28x28": "28x28",
+    "28x28-long": "28x28",
+    "32x32": "32x32, UNet",
+    "32x32-long": "32x32, UNet",
+}
 NOT_WON = "**not won**"
 Row = dict[str, Any]
 Looks = list[tuple[int, dict[str, float]]]
@@ -74,7 +87,7 @@ def table(name: str) -> str:
     said = f"`{found['command']}`; {seeds} seed{'s' * (seeds > 1)}, held-out images copied {share(null)}:"
     if len({r["n_train"] for r in rows}) > 1:
         return "\n".join([said, "", *by_size(rows)])
-    head = f"| method | step | copied | copy AUC | FD (floor {floor:.1f}) | recall | precision |"
+    head = f"| method | step | copied | copy AUC | FD (floor {distance(floor)}) | recall | precision |"
     lines = [said, "", head, "|" + "---|" * 7]
     if len(rows) == len({(r["method"], r["seed"]) for r in rows}):  # a demo: nothing looked at on the way
         for method in dict.fromkeys(r["method"] for r in rows):
@@ -112,7 +125,7 @@ def by_size(rows: list[Row]) -> list[str]:
             "never" if step is None else f"{'before ' * (n in advice['passed_before_first_look'])}{step:,.0f}",
             f"{stop['steps']:,}, " + ", ".join(shown(stop, "memorized_fraction", "fd_heldout", "recall")),
             ", ".join(shown(v, "memorized_fraction", "copy_auc", "fd_heldout", "recall")),
-            f"{floor:.1f}",
+            distance(floor),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     law = advice["scaling"]
@@ -158,19 +171,19 @@ def summed(stem: str, rows: list[Row], v: dict[str, Any]) -> str:
         str(len({r["seed"] for r in rows})),
         f"{stop['steps']:,}, {v['steps']:,}",
         f"{share(stop['memorized_fraction'])}, {share(v['memorized_fraction'])}",
-        f"{stop['fd_heldout']:.1f}, {v['fd_heldout']:.1f} ({floors(rows):.1f})",
+        f"{distance(stop['fd_heldout'])}, {distance(v['fd_heldout'])} ({distance(floors(rows))})",
         f"{share(stop['recall'])}, {share(v['recall'])}",
         outcome(v, stop),
     ]
     return "| " + " | ".join(cells) + " |"
 
 
-def summary(*names: str) -> str:
-    """The named figures of each study: the best early stop, and `SUMMED` at the last step, bold where they won."""
+def summary(least: int, *names: str) -> str:
+    """The named figures of each study of `least` seeds: the best early stop, `SUMMED` at the last step, bold if won."""
     lines = ["| images | seeds | early stop | " + " | ".join(SUMMED.values()) + " |", "|" + "---|" * (3 + len(SUMMED))]
     for (_, n, stem), rows, verdicts in studies():
         own = {v["method"]: v for v in verdicts if v["method"] in SUMMED}
-        if own:
+        if own and len({r["seed"] for r in rows}) >= least:
             best = min((v["early_stop"] for v in own.values()), key=lambda stop: stop["fd_heldout"])
             cells = [named(stem, n), str(len({r["seed"] for r in rows})), at_step(best, *names)]
             for v in (own.get(method) for method in SUMMED):
@@ -233,7 +246,7 @@ def floors(rows: Iterable[Row]) -> float:
 
 
 def shown(m: dict[str, Any], *names: str) -> list[str]:
-    return [f"{m[name]:.1f}" if name == "fd_heldout" else share(m[name]) for name in names]
+    return [distance(m[name]) if name == "fd_heldout" else share(m[name]) for name in names]
 
 
 def named(stem: str, n: int) -> str:
@@ -246,7 +259,7 @@ def line(method: str, steps: list[int], rows: list[Row]) -> str:
     cells = [method, " and ".join(f"{s:,}" for s in steps if s)]
     for key in SHOWN:
         values = [r[key] for r in rows]
-        show = (lambda v: f"{v:.1f}") if key == "fd_heldout" else share
+        show = distance if key == "fd_heldout" else share
         spread = f" ± {show(stdev(values))}" if len(values) > 1 and key in ("fd_heldout", "recall") else ""
         cells.append(show(fmean(values)) + spread)
     return "| " + " | ".join(cells) + " |"
@@ -258,14 +271,18 @@ def verdict(v: dict[str, Any]) -> str:
     at = f" at step {v['steps']:,}" if v["method"].startswith("conditional/") else ""
     which = "that copies no more" if stop["copies_no_more"] else "there is, which copies more,"
     return (
-        f"\nThe best early stop {which} is at step {stop['steps']:,}: FD {stop['fd_heldout']:.1f} against "
-        f"{v['fd_heldout']:.1f} for {OURS[v['method']]}{at}, "
+        f"\nThe best early stop {which} is at step {stop['steps']:,}: FD {distance(stop['fd_heldout'])} against "
+        f"{distance(v['fd_heldout'])} for {OURS[v['method']]}{at}, "
         f"recall {share(stop['recall'])} against {share(v['recall'])}: {outcome(v, stop)}."
     )
 
 
 def share(value: float) -> str:
     return f"{value:.2f}".removeprefix("0") if value < 0.995 else f"{value:.2f}"
+
+
+def distance(value: float) -> str:
+    return f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
 
 
 def written(page: str) -> str:
