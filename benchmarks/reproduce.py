@@ -1,6 +1,7 @@
 """Run the commands of a table again, and say which of its rows come out otherwise.
 
     python -m benchmarks.reproduce digits-100 digits-300     names of docs/results/*.json; none: all
+    python -m benchmarks.reproduce fashion-300 --seed 11     the rows of one split only
     python -m benchmarks.reproduce fashion-300 --out again   where runs go; interrupted, they go on there
 
 For every method: how many of its rows repeat, which is within `SAME` in every figure, and how far apart others are at
@@ -32,8 +33,15 @@ def commands(name: str) -> list[str]:
     return re.findall(r"temperance [^`]+", json.loads((KEPT / f"{name}.json").read_text())["command"])
 
 
+def split_of(command: str, seed: int) -> str | None:
+    """The command for one of its seeds; None where it is none of them."""
+    words = shlex.split(command)
+    first, count = (int(words[words.index(n) + 1]) if n in words else d for n, d in (("--seed", 0), ("--seeds", 3)))
+    return f"{command} --seed {seed} --seeds 1" if first <= seed < first + count else None  # the last one given counts
+
+
 def drawn_again(command: str, out: Path) -> list[Row]:
-    """The rows of one command, run by this interpreter with its results in `out`; none if it needs a GPU and none is."""
+    """The rows of one command, run by this interpreter in `out`; none where it needs a GPU and there is none."""
     words = shlex.split(command)[1:]
     if "--device" in words and not torch.cuda.is_available():
         print(f"not run, for want of a GPU: {command}", flush=True)
@@ -71,22 +79,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
     parser.add_argument("--out", type=Path, default=Path("again"))
+    parser.add_argument("--seed", type=int, help="this split only; without, all")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(known))
     if unknown:
         parser.error(f"no table {unknown[0]!r}; there are {', '.join(known)}")
-    differs = False
-    for name in options.names or known:
-        new = [
-            row for i, command in enumerate(commands(name)) for row in drawn_again(command, options.out / f"{name}-{i}")
-        ]
-        kept = json.loads((KEPT / f"{name}.json").read_text())["rows"]
-        for method, (total, same, missing, apart) in compared(kept, new).items():
-            differs |= same < total
-            most = ", ".join(f"{figure} {most:.5g}" for figure, most in apart.items() if most >= SAME)
-            said = f"{name} {method}: {same} of {total} rows repeat"
-            print(said + f", {missing} missing" * (missing > 0) + f"; at most apart: {most}" * bool(most), flush=True)
-    sys.exit(differs)
+    repeats = [repeat(name, options.out, options.seed) for name in options.names or known]
+    sys.exit(not all(repeats))
+
+
+def repeat(name: str, out: Path, seed: int | None) -> bool:
+    """Draw one table's rows again and say what came of each method; whether all repeat."""
+    asked = [c if seed is None else split_of(c, seed) for c in commands(name)]
+    new = [row for i, command in enumerate(asked) if command for row in drawn_again(command, out / f"{name}-{i}")]
+    kept = json.loads((KEPT / f"{name}.json").read_text())["rows"]
+    found = compared((r for r in kept if seed in (None, r["seed"])), new)
+    for method, (total, same, missing, apart) in found.items():
+        most = ", ".join(f"{figure} {most:.5g}" for figure, most in apart.items() if most >= SAME)
+        said = f"{name} {method}: {same} of {total} rows repeat"
+        print(said + f", {missing} missing" * (missing > 0) + f"; at most apart: {most}" * bool(most), flush=True)
+    return all(same == total for total, same, *_ in found.values())
 
 
 if __name__ == "__main__":

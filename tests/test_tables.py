@@ -4,7 +4,7 @@ import json
 import shlex
 
 import pytest
-from benchmarks.reproduce import commands, compared
+from benchmarks.reproduce import commands, compared, split_of
 from benchmarks.tables import KEPT, MARK, PAGES, SHORT, SHOWN, floors, halved, written
 from typer.main import get_command
 
@@ -71,6 +71,19 @@ def test_every_table_names_commands_that_the_command_line_takes(path):
         _, verb, *words = shlex.split(command)
         params = verbs[verb].make_context(verb, words).params
         assert set(params.get("method") or ()) <= set(METHODS)
+
+
+@pytest.mark.parametrize("path", sorted(KEPT.glob("*.json")), ids=lambda path: path.stem)
+def test_one_split_of_a_table_is_asked_for_alone(path):
+    verbs = get_command(app).commands
+    rows = json.loads(path.read_text())["rows"]
+    for seed in {row["seed"] for row in rows}:
+        asked = [shlex.split(c) for c in (split_of(c, seed) for c in commands(path.stem)) if c]
+        params = [verbs[verb].make_context(verb, words).params for _, verb, *words in asked]
+        assert all((p["seed"], p["seeds"]) == (seed, 1) for p in params)
+        methods = {row["method"] for row in rows if row["seed"] == seed}
+        assert path.stem in ("demo", "digits-100", "digits-n") or methods == {m for p in params for m in p["method"]}
+    assert not any(split_of(command, 99) for command in commands(path.stem))
 
 
 def test_rows_that_come_out_otherwise_are_told():
