@@ -37,6 +37,7 @@ NEEDED = ("method", "seed", "n_train", "steps", "heldout_memorized_fraction", "f
 OURS = {
     "tangent": "tangent smoothing",
     "tangent/exact": "tangent smoothing with exact targets",
+    "tangent/halved-exact": "tangent smoothing, halved width, exact",
     "tangent/guided": "tangent smoothing with autoguidance",
     "tangent/guided-by-half": "tangent smoothing guided by half of its steps",
     "tangent/exact-guided-by-eighth": "tangent smoothing with exact targets, guided by an eighth of its steps",

@@ -95,6 +95,7 @@ METHODS: dict[str, Method] = {
     "conditional/dropout": Method({"objective": "conditional"}, dropout=0.2),
     "conditional/flips": Method({"objective": "conditional", "flips": True}),
     "tangent/exact": Method({"objective": "tangent", "targets": "exact"}),
+    "tangent/halved-exact": Method({"objective": "tangent", "h": "halved", "targets": "exact"}),
     "conditional/guided": Method({"objective": "conditional"}, guidance=WEIGHT),
     "tangent/guided": Method({"objective": "tangent"}, guidance=WEIGHT),
     "conditional/guided-by-half": Method({"objective": "conditional"}, guidance=WEIGHT, share=1 / 2),
