@@ -60,7 +60,8 @@ def run(options: argparse.Namespace, steps: list[int]) -> None:
             if first and smoothed:
                 guided = Autoguided(denoiser, first[0], WEIGHT)
                 judge(f"{step}, {name}, guided by {steps[0]}", guided, model.schedule, against, options.seed)
-        first.append(copy.deepcopy(model.denoiser))
+        if not first:
+            first.append(copy.deepcopy(model.denoiser))
 
     settings = Settings(steps=max(steps), batch_size=options.batch_size, checkpoint_every=1, seed=options.seed)
     fit(ready, train.tensor(), settings, progress=False, device="cpu", visit=visit)
