@@ -12,25 +12,16 @@ where there is one, their rows differ from run to run.
 
 import argparse
 import json
-import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
-from benchmarks.tables import KEPT, SHOWN
+from benchmarks.kept import SHOWN, Row, commands, key, names, rows
 
-Row = dict[str, Any]
 SAME = 0.001  # a tenth of the last digit of shares, a hundredth of that of Frechet distances
-KEY = ("method", "seed", "n_train", "steps")
-
-
-def commands(name: str) -> list[str]:
-    """The commands that made the rows of one table."""
-    return re.findall(r"temperance [^`]+", json.loads((KEPT / f"{name}.json").read_text())["command"])
 
 
 def split_of(command: str, seed: int) -> str | None:
@@ -70,12 +61,8 @@ def compared(kept: Iterable[Row], new: Iterable[Row]) -> dict[str, tuple[int, in
     return found
 
 
-def key(row: Row) -> tuple[Any, ...]:
-    return tuple(row.get(name, 0) for name in KEY)
-
-
 def main() -> None:
-    known = sorted(path.stem for path in KEPT.glob("*.json"))
+    known = names()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
     parser.add_argument("--out", type=Path, default=Path("again"))
@@ -92,8 +79,7 @@ def repeat(name: str, out: Path, seed: int | None) -> bool:
     """Draw one table's rows again and say what came of each method; whether all repeat."""
     asked = [c if seed is None else split_of(c, seed) for c in commands(name)]
     new = [row for i, command in enumerate(asked) if command for row in drawn_again(command, out / f"{name}-{i}")]
-    kept = json.loads((KEPT / f"{name}.json").read_text())["rows"]
-    found = compared((r for r in kept if seed in (None, r["seed"])), new)
+    found = compared((r for r in rows(name) if seed in (None, r["seed"])), new)
     for method, (total, same, missing, apart) in found.items():
         most = ", ".join(f"{figure} {most:.5g}" for figure, most in apart.items() if most >= SAME)
         said = f"{name} {method}: {same} of {total} rows repeat"

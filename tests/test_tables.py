@@ -1,12 +1,25 @@
-"""The tables of README.md and docs/results.md are what their rows say, and rows that cost little are drawn again."""
+"""The tables of the documentation are what their rows say, and rows that cost little are drawn again."""
 
 import json
 import shlex
 from dataclasses import replace
 
 import pytest
-from benchmarks.reproduce import commands, compared, split_of
-from benchmarks.tables import KEPT, MARK, PAGES, SHORT, SHOWN, floors, halved, written
+from benchmarks.frontier import picture
+from benchmarks.kept import SHOWN, commands, floor, keep, looked, names, rows
+from benchmarks.reproduce import compared, split_of
+from benchmarks.tables import (
+    MARK,
+    NOT_WON,
+    PAGES,
+    WHOLE,
+    allowed,
+    bars,
+    equally_close,
+    headline,
+    up_to,
+    written,
+)
 from typer.main import get_command
 
 from temperance.cli.verb import app
@@ -25,7 +38,7 @@ def test_every_table_is_what_its_rows_say(page):
 
 def test_every_row_that_is_kept_is_shown():
     shown = {m["name"] for page in PAGES for m in MARK.finditer(page.read_text())}
-    assert shown == {path.stem for path in KEPT.glob("*.json")} | {*SHORT, "comparisons", "distances"}
+    assert shown == {*names(), *WHOLE}
 
 
 def look(step, copied, auc, fd, recall):
@@ -38,25 +51,42 @@ def look(step, copied, auc, fd, recall):
 PLAIN = [look(10, 0.0, 0.6, 30.0, 0.4), look(20, 0.01, 0.7, 20.0, 0.3), look(40, 0.5, 0.9, 5.0, 0.2)]
 
 
-def test_half_of_the_excess_is_read_at_the_best_look_that_keeps_to_it():
-    ours = [look(10, 0.0, 0.4, 25.0, 0.8), look(20, 0.0, 0.7, 19.0, 0.7), look(40, 0.0, 0.71, 1.0, 0.9)]
-    assert halved("a", PLAIN, ours) == "| a | .90 | .70 | 20 of 40, .70, 19.0, .70 | 20, .70, 20.0, .30 | won |"
-    assert halved("a", PLAIN, ours[2:]) == "| a | .90 | .70 | none | | **not won** |"
+def test_training_is_read_between_looks_where_it_comes_to_a_copy_auc():
+    *before, (step, halfway) = up_to(PLAIN, 0.8)
+    assert before == PLAIN[:2]
+    assert step == 28  # 20 sqrt(2)
+    assert (halfway["fd_heldout"], halfway["recall"]) == pytest.approx((12.5, 0.25))
+
+
+@pytest.mark.parametrize(("auc", "count"), [(0.59, 0), (0.9, 3), (0.95, 3)])
+def test_training_that_is_always_closer_or_never_so_close_has_its_own_looks(auc, count):
+    assert up_to(PLAIN, auc) == PLAIN[:count]
 
 
 @pytest.mark.parametrize(("fd", "recall", "won"), [(20.0, 0.31, True), (20.1, 0.31, False), (19.0, 0.3, False)])
 def test_winning_takes_both_figures(fd, recall, won):
-    row = halved("a", PLAIN, [look(10, 0.0, 0.6, fd, recall)])
-    assert row.endswith("| won |" if won else "| **not won** |")
+    own = look(10, 0.0, 0.7, fd, recall)[1]
+    assert equally_close(PLAIN, own) == ("20, 20.0, .30", "won" if won else NOT_WON)
+
+
+def test_the_rival_may_be_as_close_as_unseen_images_and_take_an_earlier_look():
+    looks = [look(10, 0.0, 0.3, 9.0, 0.4), look(20, 0.0, 0.4, 7.0, 0.4), look(40, 0.0, 0.6, 8.0, 0.4)]
+    assert equally_close(looks, look(9, 0.0, 0.2, 7.5, 0.9)[1]) == ("20, 7.0, .40", NOT_WON)
+    assert equally_close(PLAIN, look(9, 0.0, 0.59, 7.5, 0.9)[1]) == ("", "")
+
+
+def test_half_of_the_excess_of_plain_training_is_allowed():
+    assert allowed(PLAIN) == pytest.approx(0.7)
+    assert allowed([look(10, 0.0, 0.3, 30.0, 0.4)]) == 0.5
 
 
 def test_a_split_counts_once_in_the_floor():
-    assert floors([{"seed": 1, "fd_floor": 1.0}, {"seed": 1, "fd_floor": 1.0}, {"seed": 2, "fd_floor": 4.0}]) == 2.5
+    assert floor([{"seed": 1, "fd_floor": 1.0}, {"seed": 1, "fd_floor": 1.0}, {"seed": 2, "fd_floor": 4.0}]) == 2.5
 
 
 def test_training_free_rows_of_the_demo_are_drawn_again():
     methods = ("closed-form-empirical", "closed-form-tangent")
-    kept = {(r["method"], r["seed"]): r for r in json.loads((KEPT / "demo.json").read_text())["rows"]}
+    kept = {(r["method"], r["seed"]): r for r in rows("demo")}
     for cell in cells(Plan(data="digits", heldout="digits", methods=methods, seeds=(0,))):
         (row,) = run(cell)
         for key, slack in (("memorized_fraction", 0.01), ("copy_auc", 0.01), ("recall", 0.02), ("fd_floor", 0.2)):
@@ -68,9 +98,7 @@ def test_training_free_rows_of_the_demo_are_drawn_again():
 @pytest.mark.parametrize("method", ["conditional", "tangent"])
 def test_the_first_look_of_a_trained_row_is_drawn_again(method, one_thread):
     """A run's look does not depend on how long it goes on, so that the first one of a table costs little."""
-    kept = [
-        r for r in json.loads((KEPT / "digits-100.json").read_text())["rows"] if (r["method"], r["seed"]) == (method, 0)
-    ]
+    kept = [r for r in rows("digits-100") if (r["method"], r["seed"]) == (method, 0)]
     first = min(kept, key=lambda row: row["steps"])
     (cell,) = cells(Plan(data="digits", heldout="digits", methods=(method,), seeds=(0,)))
     (row,) = run(replace(cell, steps=first["steps"], looks=(first["steps"],)))
@@ -79,27 +107,59 @@ def test_the_first_look_of_a_trained_row_is_drawn_again(method, one_thread):
     assert row["fd_heldout"] == pytest.approx(first["fd_heldout"], rel=0.03)
 
 
-@pytest.mark.parametrize("path", sorted(KEPT.glob("*.json")), ids=lambda path: path.stem)
-def test_every_table_names_commands_that_the_command_line_takes(path):
+@pytest.mark.parametrize("name", names())
+def test_every_table_names_commands_that_the_command_line_takes(name):
     verbs = get_command(app).commands
-    assert commands(path.stem)
-    for command in commands(path.stem):
+    assert commands(name)
+    for command in commands(name):
         _, verb, *words = shlex.split(command)
         params = verbs[verb].make_context(verb, words).params
         assert set(params.get("method") or ()) <= set(METHODS)
 
 
-@pytest.mark.parametrize("path", sorted(KEPT.glob("*.json")), ids=lambda path: path.stem)
-def test_one_split_of_a_table_is_asked_for_alone(path):
+@pytest.mark.parametrize("name", names())
+def test_one_split_of_a_table_is_asked_for_alone(name):
     verbs = get_command(app).commands
-    rows = json.loads(path.read_text())["rows"]
-    for seed in {row["seed"] for row in rows}:
-        asked = [shlex.split(c) for c in (split_of(c, seed) for c in commands(path.stem)) if c]
+    for seed in {row["seed"] for row in rows(name)}:
+        asked = [shlex.split(c) for c in (split_of(c, seed) for c in commands(name)) if c]
         params = [verbs[verb].make_context(verb, words).params for _, verb, *words in asked]
         assert all((p["seed"], p["seeds"]) == (seed, 1) for p in params)
-        methods = {row["method"] for row in rows if row["seed"] == seed}
-        assert path.stem in ("demo", "digits-100", "digits-n") or methods == {m for p in params for m in p["method"]}
-    assert not any(split_of(command, 99) for command in commands(path.stem))
+        methods = {row["method"] for row in rows(name) if row["seed"] == seed}
+        named = [set(p.get("method") or ()) for p in params]
+        assert not all(named) or methods == set.union(*named)
+    assert not any(split_of(command, 99) for command in commands(name))
+
+
+def test_rows_and_commands_of_several_studies_are_kept_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.kept.KEPT", tmp_path)
+    row = {"method": "a", "seed": 1, "n_train": 9, "steps": 2, "train_seconds": 3.0} | dict.fromkeys(SHOWN, 0.123456)
+    for name, own in (("one", [row]), ("two", [row, row | {"seed": 2}])):
+        found = {"rows": own, "provenance": {"command": f"temperance study {name}"}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    keep("kept", [tmp_path / "one.json", tmp_path / "two.json"])
+    keep("kept", [tmp_path / "kept.json", tmp_path / "two.json"])
+    assert commands("kept") == ["temperance study one", "temperance study two"]
+    assert [r["seed"] for r in rows("kept")] == [1, 2]
+    assert rows("kept")[0]["recall"] == 0.12346
+    assert "train_seconds" not in rows("kept")[0]
+
+
+def test_the_last_look_can_be_kept_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.kept.KEPT", tmp_path)
+    row = {"seed": 1, "n_train": 9} | dict.fromkeys(SHOWN, 0.5)
+    looks = [row | {"method": method, "steps": steps} for steps in (4, 8, 16) for method in "ba"]
+    (tmp_path / "one.json").write_text(json.dumps({"rows": looks, "commands": ["temperance study one"]}))
+    keep("kept", [tmp_path / "one.json"], last=True)
+    assert [(r["method"], r["steps"]) for r in rows("kept")] == [("b", 16), ("a", 16)]
+    assert looked(looks)
+    assert not looked(rows("kept"))
+
+
+def test_the_picture_has_two_panels_for_every_study_of_three_splits():
+    titles = [axes.get_title() for axes in picture().axes if axes.axison]
+    rows = [row for table in (bars(), headline()) for row in "\n".join(table).splitlines()[2:]]
+    assert set(titles) - {""} == {row.split(" | ")[0].removeprefix("| ") for row in rows}
+    assert len(titles) == 2 * len(set(titles) - {""})
 
 
 def test_rows_that_come_out_otherwise_are_told():
