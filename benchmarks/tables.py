@@ -196,7 +196,7 @@ def allowed(plain: Looks) -> float:
 
 
 def ours(own: list[Row]) -> list[Verdict]:
-    """Methods of ours, and guided early stops, against the best early stop, each study's in one order."""
+    """Methods of ours, and guided early stops, against the best early stop; the shortest name first."""
     found = [v for v in against_early_stop(own) if v["method"].startswith("tangent") or v["method"] in GUIDED]
     return sorted(found, key=lambda v: (v["method"] in GUIDED, len(v["method"])))
 

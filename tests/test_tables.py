@@ -5,7 +5,7 @@ import shlex
 from dataclasses import replace
 
 import pytest
-from benchmarks.frontier import picture
+from benchmarks.frontier import PICTURE, drawn_from, picture
 from benchmarks.kept import SHOWN, commands, floor, keep, looked, names, rows
 from benchmarks.reproduce import compared, split_of
 from benchmarks.tables import (
@@ -20,6 +20,7 @@ from benchmarks.tables import (
     up_to,
     written,
 )
+from PIL import Image
 from typer.main import get_command
 
 from temperance.cli.verb import app
@@ -153,6 +154,11 @@ def test_the_last_look_can_be_kept_alone(tmp_path, monkeypatch):
     assert [(r["method"], r["steps"]) for r in rows("kept")] == [("b", 16), ("a", 16)]
     assert looked(looks)
     assert not looked(rows("kept"))
+
+
+def test_the_picture_is_drawn_from_the_rows_that_are_kept():
+    with Image.open(PICTURE) as image:
+        assert image.info["Rows"] == drawn_from(), "run `python -m benchmarks.frontier`"
 
 
 def test_the_picture_has_two_panels_for_every_study_of_three_splits():
