@@ -1,10 +1,13 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from temperance.analyze import analyze
+from temperance.data import Images
 from temperance.diagnostics import (
     collapse_sigma,
     dominance,
@@ -28,6 +31,12 @@ def digits(n=100):
 def posterior(*rows):
     weights = torch.tensor(rows, dtype=torch.float64)
     return Posterior(weights, torch.ones(len(weights), 1, dtype=torch.float64), None)
+
+
+def test_a_data_set_of_one_image_is_refused_by_name(tmp_path):
+    images = Images(np.full((4, 5, 5, 1), 7, np.uint8), source="copies")
+    with pytest.raises(ValueError, match="copies: all 4 images are the same; give at least two that differ"):
+        analyze(images, tmp_path, heldout=None, k=None, seed=0, progress=False)
 
 
 def test_effective_sample_size_of_known_weights():

@@ -132,10 +132,16 @@ def test_duplicates_of_rows_made_on_demand(radius, monkeypatch):
     assert torch.equal(duplicates(p.double(), radius), whole)
 
 
+def test_fingerprints_of_saved_tables_stay_as_they_are():
+    p = torch.arange(6.0).view(2, 3)
+    known = {torch.float32: "e20933188a476ce2", torch.float64: "d962763c32cc4423", torch.int64: "2821a902fcfe5cd0"}
+    assert {dtype: fingerprint(p.to(dtype))[:16] for dtype in known} == known
+
+
 def test_fingerprint_knows_type_shape_and_values():
     p = torch.arange(6.0)
-    prints = {fingerprint(t) for t in (p, p.double(), p.view(2, 3), p + 1, p.flip(0))}
-    assert len(prints) == 5
+    prints = {fingerprint(t) for t in (p, p.double(), p.bfloat16(), p.view(2, 3), p + 1, p.flip(0))}
+    assert len(prints) == 6
     assert fingerprint(p) == fingerprint(p.clone())
 
 

@@ -114,6 +114,8 @@ def test_unusable_sigma_and_temperature_are_refused(bad):
         noise_conditional(x, points, full(1, x), temperature=bad)
     with pytest.raises(ValueError, match="sigma must be finite"):
         tangent(points, neighbors(points, 2), 0.5)(x, full(bad, x))
+    with pytest.raises(ValueError, match="sigma must be finite"):
+        tangent(points, neighbors(points, 2), 0.5).posterior(x, full(bad, x))
 
 
 @pytest.mark.parametrize("call", [noise_unconditional, best_level])

@@ -265,7 +265,28 @@ def test_tangent_is_the_formula():
     x, sigma = torch.rand(4, 3, 4, 4), torch.tensor([0.05, 0.2, 1.0, 9.0])
     expected = empirical.tangent(p.flatten(1), table, 0.6)(x, sigma)
     torch.testing.assert_close(engine(x, sigma), expected, atol=1e-6, rtol=1e-5)
-    assert engine.stats.path == ("tangent",) * 4
+    assert engine.stats.path == ("tangent",) * 4 and engine.small is None
+
+
+def test_tangent_is_one_pass_within_block_bytes(monkeypatch):
+    p, x, sigma = torch.rand(500, 20), torch.rand(20, 20), torch.linspace(0.05, 2, 20)
+    table = neighbors(p, 4)
+    model = empirical.tangent(p, table, 0.6)
+    weights, expected, log_density = model.posterior(x, sigma).weights, model(x, sigma), model.log_density(x, sigma)
+    engine = EmpiricalDenoiser(p, "tangent", neighbors=table, h=0.6, block_bytes=MB)
+    seen, logits = [], empirical.Tangent._logits
+    monkeypatch.setattr(
+        empirical.Tangent, "_logits", lambda self, x, sigma: seen.append(len(x)) or logits(self, x, sigma)
+    )
+    torch.testing.assert_close(engine(x, sigma), expected)
+    assert seen == [8, 8, 4]  # a row takes 64 * 500 * 4 bytes
+    stats = engine.stats
+    assert stats is not None
+    torch.testing.assert_close(stats.log_partition, log_density)
+    torch.testing.assert_close(stats.effective_sample_size, (-torch.special.xlogy(weights, weights).sum(1)).exp())
+    torch.testing.assert_close(stats.top_weight, weights.amax(1))
+    torch.testing.assert_close(engine.posterior(x, sigma).weights, weights)
+    assert seen == [8, 8, 4] * 2
 
 
 def test_tempered_mean_is_the_formula():

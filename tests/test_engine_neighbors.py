@@ -109,6 +109,13 @@ def test_table_is_written_once_mapped_and_resumed(tmp_path, monkeypatch):
     assert len(calls) == 11
 
 
+def test_a_table_of_any_floating_type_is_kept(tmp_path):
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        p, path = data(8, 40, 6).to(dtype), tmp_path / str(dtype)
+        assert torch.equal(neighbor_table(p, 3, path=path).index, neighbor_table(p.double(), 3).index)
+        assert torch.equal(neighbor_table(p, 3, path=path).index, neighbor_table(p, 3).index)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

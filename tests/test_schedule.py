@@ -64,6 +64,13 @@ def test_vp_is_geometric_between_its_steps():
     assert Vp().time(torch.tensor([1e-9, 1e9])).tolist() == [0, 999]  # outside of the process: its ends
 
 
+@pytest.mark.parametrize("schedule", [Edm(0.1, 1.0), Ve(0.1, 1.0), Flow(0.1, 0.7)], ids=str)
+def test_where_there_is_no_table_every_level_has_its_time(schedule):
+    level = torch.tensor([1e-3, 50.0])
+    alpha, sigma = schedule.kernel(schedule.time(level))
+    torch.testing.assert_close(sigma / alpha, level)
+
+
 def test_vp_draws_every_step_alike():
     t = Vp("linear", 10).draw(20_000, torch.Generator().manual_seed(0))
     counts = t.long().bincount(minlength=10)

@@ -36,6 +36,9 @@ def analyze(
     """Write `report.html` and `analysis.json` about a data set; returns the latter.
 
     Cost: the neighbor table (2 n^2 d flops) and 16 evaluations of the empirical denoiser on 128 rows.
+
+    Raises:
+        ValueError: if the held-out images have another shape, or if all images are the same.
     """
     points = images.tensor()
     if heldout is not None and heldout.pixels.shape[1:] != images.pixels.shape[1:]:
@@ -43,14 +46,16 @@ def analyze(
             f"held-out images are {heldout.pixels.shape[1:]}, training images {images.pixels.shape[1:]}; set --size"
         )
     flat = points.flatten(1)
+    once = distinct(flat)
+    if len(once) < 2:
+        raise ValueError(f"{images.source}: all {len(images)} images are the same; give at least two that differ")
     schedule = edm_for(flat)
-    bar = tqdm(total=7, desc="analyze", unit="part", file=sys.stderr, disable=not progress, leave=False)
+    bar = tqdm(total=6, desc="analyze", unit="part", file=sys.stderr, disable=not progress, leave=False)
 
     def done(value: Any) -> Any:
         bar.update()
         return value
 
-    once = done(distinct(flat))
     k = suggest_k(len(once)) if k is None else k
     table = done(neighbor_table(flat, k))
     sigma = done(collapse_sigma(flat, seed=seed))

@@ -108,6 +108,9 @@ def _nearest_block(x: Tensor, points: Tensor, centered: Tensor, mean: Tensor, ha
 def neighbors(points: Float[Tensor, "n d"], k: int, labels: Int[Tensor, " n"] | None = None) -> Neighbors:
     """The `k` nearest other points of every point, itself excluded; with `labels`, only points of the same label.
 
+    An exact copy of a point is another point, and its nearest one. For smoothing, which would leave points with `k`
+    copies where they are, use `temperance.engine.neighbor_table`: copies count as one there.
+
     Raises:
         ValueError: if there are not more than `k` points (of some label).
     """
@@ -222,7 +225,7 @@ def _linked(label: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def fingerprint(points: Tensor) -> str:
     """sha256 of a tensor's type, shape and bytes: the key under which derived tables are kept."""
     digest = hashlib.sha256(f"{points.dtype}{tuple(points.shape)}".encode())
-    digest.update(points.detach().cpu().contiguous().numpy().data)
+    digest.update(points.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

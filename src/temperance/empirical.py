@@ -12,6 +12,7 @@ Rows are flat, [batch, d]; arithmetic is float64; nothing of size [batch, n, d] 
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -250,6 +251,15 @@ def _log_upper(a: float, u: Tensor) -> Tensor:
 # Tangent smoothing ----------------------------------------------------------------------------------------------------
 
 
+class Evaluation(NamedTuple):
+    """What one pass over the points tells about each row, in float64."""
+
+    denoised: Float[Tensor, "batch d"]
+    log_density: Float[Tensor, " batch"]  # nats
+    entropy: Float[Tensor, " batch"]  # of the responsibilities, nats
+    peak: Float[Tensor, " batch"]  # the largest responsibility
+
+
 class Tangent:
     """Denoiser of p(x) = 1/n sum_j N(x; mu_j, h^2 C_j + sigma^2 I), C_j the covariance of j's neighbors around mu_j.
 
@@ -258,10 +268,11 @@ class Tangent:
     kept. `h` is dimensionless; h -> 0 is the empirical denoiser. Source: manifold Parzen windows (Vincent and Bengio
     2002) as a denoiser (ours).
 
-    Cost: n K^2 numbers kept; per row two GEMVs over the points and 4 n K^2 flops.
+    Cost: n (d + K^2) float64 numbers kept; per row two GEMVs over the points and 4 n K^2 flops. Rows are taken as many
+    at a time as temporaries, 64 n K bytes a row, fit into `block_bytes`, but at least one.
     """
 
-    def __init__(self, points: Float[Tensor, "n d"], neighbors: Neighbors, h: float):
+    def __init__(self, points: Float[Tensor, "n d"], neighbors: Neighbors, h: float, block_bytes: int = 256 << 20):
         if len(neighbors.index) != len(points):
             raise ValueError(f"neighbors hold {len(neighbors.index)} rows for {len(points)} points")
         if not h >= 0:
@@ -269,15 +280,17 @@ class Tangent:
         self.index = neighbors.index
         self.mean = points.double().mean(0)
         self.points = points.double() - self.mean
+        self.square = (self.points**2).sum(1)
         self.scale = h**2 / neighbors.index.shape[1]
-        self.gram, self.own = self._offsets()
-        value, self.vectors = torch.linalg.eigh(self.gram)
+        self.block_bytes = block_bytes
+        gram, self.own = self._offsets()
+        value, self.vectors = torch.linalg.eigh(gram)
         self.eigenvalues = self.scale * value.clamp(min=0)
 
     def _offsets(self) -> tuple[Tensor, Tensor]:
         """Inner products of each point's offsets with one another and with the point itself."""
         grams, owns = [], []
-        rows = max(1, (1 << 23) // (self.index.shape[1] * self.points.shape[1]))
+        rows = max(1, self.block_bytes // (32 * self.index.shape[1] * self.points.shape[1]))
         for points, index in zip(self.points.split(rows), self.index.split(rows)):
             offset = self.points[index] - points[:, None]
             grams.append(offset @ offset.transpose(1, 2))
@@ -287,7 +300,7 @@ class Tangent:
     def _logits(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Log w_j up to a constant, and the coefficients g_jk of D_j = mu_j + sum_k g_jk (mu_k - mu_j)."""
         dots = x @ self.points.T
-        r2 = (x * x).sum(1, keepdim=True) - 2 * dots + (self.points**2).sum(1)
+        r2 = (x * x).sum(1, keepdim=True) - 2 * dots + self.square
         along = dots[:, self.index] - dots[..., None] - self.own  # offset_k . (x - mu_j)
         s2 = sigma[:, None, None] ** 2
         rotated = torch.einsum("bnk,nkl->bnl", along, self.vectors)
@@ -296,32 +309,47 @@ class Tangent:
         logits = -(quadratic + torch.log1p(self.eigenvalues / s2).sum(2)) / 2
         return logits, torch.einsum("bnl,nkl->bnk", shrunk, self.vectors)
 
+    def _split(self, x: Tensor, sigma: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows around the points' mean and their noise levels, in float64, as many at a time as there is room."""
+        _check_positive("sigma", sigma)
+        rows = max(1, self.block_bytes // (64 * self.index.numel()))
+        for some, level in zip(x.split(rows), sigma.split(rows)):
+            yield some.double() - self.mean, level.double()
+
     def posterior(self, x: Float[Tensor, "batch d"], sigma: Float[Tensor, " batch"]) -> Posterior:
         """Responsibilities of the n tangent Gaussians for each row."""
-        logits, _ = self._logits(x.double() - self.mean, sigma.double())
-        return Posterior(logits.softmax(1), sigma.double()[:, None], None)
+        weights = torch.cat([self._logits(*part)[0].softmax(1) for part in self._split(x, sigma)])
+        return Posterior(weights, sigma.double()[:, None], None)
 
     def log_density(self, x: Float[Tensor, "batch d"], sigma: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """Log p(x) in nats; the score is its gradient."""
-        logits, _ = self._logits(x.double() - self.mean, sigma.double())
-        n, d = self.points.shape
-        constant = d / 2 * torch.log(2 * math.pi * sigma.double() ** 2) + math.log(n)
-        return logits.logsumexp(1) - constant
+        return self.evaluate(x, sigma).log_density
 
     def __call__(self, x: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"]) -> Tensor:
         """E[mu' | x], mu' = mu_j plus a random step along j's tangent."""
-        _check_positive("sigma", sigma)
-        rows = max(1, (1 << 24) // (self.index.numel() * 4))
-        parts = [self._mean(a, s) for a, s in zip(x.flatten(1).split(rows), sigma.split(rows))]
-        return torch.cat(parts).reshape(x.shape).to(x.dtype)
+        return self.evaluate(x.flatten(1), sigma).denoised.reshape(x.shape).to(x.dtype)
 
-    def _mean(self, x: Tensor, sigma: Tensor) -> Tensor:
-        logits, g = self._logits(x.double() - self.mean, sigma.double())
+    def evaluate(self, x: Float[Tensor, "batch d"], sigma: Float[Tensor, " batch"]) -> Evaluation:
+        """E[mu' | x], log p(x) and how widely the points share x, in one pass.
+
+        Raises:
+            ValueError: if a sigma is not finite and > 0.
+        """
+        parts = [self._evaluate(*part) for part in self._split(x, sigma)]
+        return Evaluation(*map(torch.cat, zip(*parts)))
+
+    def _evaluate(self, x: Tensor, sigma: Tensor) -> Evaluation:
+        logits, g = self._logits(x, sigma)
         weights = logits.softmax(1)
         coefficient = weights * (1 - g.sum(2))
         spread = (weights[..., None] * g).flatten(1)
         coefficient = coefficient.index_add(1, self.index.flatten(), spread)
-        return coefficient @ self.points + self.mean
+        n, d = self.points.shape
+        constant = d / 2 * torch.log(2 * math.pi * sigma**2) + math.log(n)
+        entropy = -torch.special.xlogy(weights, weights).sum(1)
+        return Evaluation(
+            coefficient @ self.points + self.mean, logits.logsumexp(1) - constant, entropy, weights.amax(1)
+        )
 
 
 def tangent(points: Float[Tensor, "n d"], neighbors: Neighbors, h: float) -> Tangent:

@@ -26,7 +26,7 @@ class Schedule(Protocol):
         ...
 
     def time(self, sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Return the time at which sigma / alpha is the level `sigma`; the ends, outside of the process."""
+        """Return the time at which sigma / alpha is the level `sigma`; the nearest, where no time has it."""
         ...
 
     def draw(self, n: int, generator: Generator) -> Float[Tensor, " n"]:
@@ -178,7 +178,7 @@ class Vp:
         return alpha.to(t), (level * alpha).to(t)
 
     def time(self, sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """The step, with a fraction, whose level is `sigma`."""
+        """The step, with a fraction, whose level is `sigma`; the first or the last one where the table has none."""
         table = self._log_level.to(sigma.device)
         wanted = sigma.double().log()
         above = torch.searchsorted(table, wanted).clamp(1, len(table) - 1)

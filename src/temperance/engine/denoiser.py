@@ -9,7 +9,7 @@ from torch import Tensor
 
 from temperance.denoiser import expand
 from temperance.distance import Neighbors
-from temperance.empirical import Posterior, tangent
+from temperance.empirical import Posterior, Tangent
 from temperance.engine import survivors
 from temperance.engine.curve import Curve
 from temperance.engine.ladder import WORTH, Ladder
@@ -49,7 +49,8 @@ class EmpiricalDenoiser:
         temperature: numerator of its temperature.
         neighbors: of the points, for the tangent mode.
         h: tangent width, dimensionless.
-        block_bytes: memory for temporaries and indices beyond the points.
+        block_bytes: memory for temporaries and indices beyond the points. The tangent mode takes 64 n K bytes for a
+            row and one row at least, and keeps the points and n K^2 numbers in float64 besides.
 
     Raises:
         ValueError: naming the argument: non-finite or empty points, a missing or unusable option.
@@ -79,9 +80,9 @@ class EmpiricalDenoiser:
         flat = points.flatten(1)
         self.table = Table(flat, block_bytes)
         self.ladder = Ladder(self.table, block_bytes)
-        self.small = Small(self.table) if self.ladder.few and mode != "unconditional" else None
+        self.small = Small(self.table) if self.ladder.few and mode in ("conditional", "temperature") else None
         self.curve = Curve(self.table.d, sigma_min, sigma_max, points.device) if mode == "unconditional" else None
-        self.tangent = tangent(flat, neighbors, h) if neighbors is not None and h is not None else None
+        self.tangent = Tangent(flat, neighbors, h, block_bytes) if neighbors is not None and h is not None else None
         self.stats: Stats | None = None  # of the last call
 
     def prepare(self) -> "EmpiricalDenoiser":
@@ -135,13 +136,11 @@ class EmpiricalDenoiser:
 
     def _tangent(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Stats]:
         assert self.tangent is not None
-        weights = self.tangent.posterior(x.flatten(1), sigma).weights
-        entropy = -torch.special.xlogy(weights, weights).sum(1)
-        zero = torch.zeros_like(entropy)
-        log_partition = self.tangent.log_density(x.flatten(1), sigma)
-        cost = 4.0 * len(x) * weights.shape[1] * self.table.d
-        stats = Stats(log_partition, entropy.exp(), weights.amax(1), zero, zero, ("tangent",) * len(x), cost, 0.0)
-        return self.tangent(x, sigma), stats
+        found = self.tangent.evaluate(x.flatten(1), sigma)
+        zero, size = torch.zeros_like(found.peak), found.entropy.exp()
+        cost = 4.0 * len(x) * self.table.n * self.table.d
+        stats = Stats(found.log_density, size, found.peak, zero, zero, ("tangent",) * len(x), cost, 0.0)
+        return found.denoised.reshape(x.shape).to(x.dtype), stats
 
     def posterior(self, x: Float[Tensor, "batch *shape"], sigma: Tensor | None) -> Posterior:
         """Weights of the points that are not dropped: [batch, k], k the largest number that any row keeps.

@@ -44,14 +44,13 @@ def tracked_heun(
     denoiser: Tracked,
     x: Float[Tensor, "batch *shape"],
     sigmas: Float[Tensor, " steps"],
-    noise: object = None,
     *,
     last: bool = False,
 ) -> Iterator[Tensor]:
     """The states of `sample.heun(denoiser, x, sigmas)`, to the accuracy of `NATS` in the logits at high noise.
 
     With `last` only the last state is yielded, which saves a product a step. Takes plain steps for modes and points
-    without principal axes. `noise` is not used. Batches whose products do not fit the memory budget are walked in
+    without principal axes. Batches whose products do not fit the memory budget are walked in
     groups of rows; their states are then kept until the last group is done, unless `last`.
     Cost: 1/2 to q / d of the products of `heun` while the weights are wide.
     """
