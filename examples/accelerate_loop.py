@@ -19,7 +19,7 @@ def main(epochs: int = 20, n: int = 100) -> float:
     flat = points.flatten(1)
     schedule = tp.Flow()
     # What is not given is measured on the training images.
-    objective = tp.TemperatureSmoothed(schedule, points, tp.neighbors(flat, 10), tp.collapse_sigma(flat))
+    objective = tp.TemperatureSmoothed(schedule, points, tp.neighbor_table(flat, 10), tp.collapse_sigma(flat))
 
     network = tp.Parameterized(tp.ResidualMlp(64, unit=1000.0), schedule, "velocity")
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)

@@ -38,7 +38,7 @@ def main(steps: int = 20, n: int = 100) -> float:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
     schedule = tp.Vp()  # the levels of that scheduler
-    objective = tp.TangentSmoothed(schedule, points, tp.neighbors(points.flatten(1), 10), h=0.7)
+    objective = tp.TangentSmoothed(schedule, points, tp.neighbor_table(points.flatten(1), 10), h=0.7)
     generator = torch.Generator().manual_seed(0)
 
     dataset = tp.IndexedDataset(points)  # 1: was `dataset = points`

@@ -32,7 +32,7 @@ def main(steps: int = 20, n: int = 64) -> float:
     points = latents * scale
 
     schedule = tp.edm_for(points.flatten(1))
-    table = tp.neighbors(points.flatten(1), 10)
+    table = tp.neighbor_table(points.flatten(1), 10)
     width = tp.suggest_h(points.flatten(1), table).h  # measured on the latents
     objective = tp.TangentSmoothed(schedule, points, table, h=width)
     unet = UNet2DModel(

@@ -62,7 +62,7 @@ def main(steps: int = 20, n: int = 90) -> float:
     optimizer = torch.optim.AdamW(parameters, lr=1e-3)
 
     schedule = tp.Vp("scaled_linear", first=0.00085, last=0.012)  # as Stable Diffusion
-    near = tp.neighbors(latents.flatten(1), 5, captions)
+    near = tp.neighbor_table(latents.flatten(1), 5, labels=captions)
     assert bool((captions[near.index] == captions[:, None]).all())
     objective = tp.TangentSmoothed(schedule, latents, near, h=0.5)
     generator = torch.Generator().manual_seed(0)

@@ -13,7 +13,7 @@ def main(steps: int = 300, n: int = 100) -> float:
     torch.manual_seed(0)
     points = load(f"digits[:{n}]").tensor()  # [n, 1, 8, 8] in [-1, 1]
     schedule = tp.edm_for(points.flatten(1))
-    neighbors = tp.neighbors(points.flatten(1), 10)  # computed once
+    neighbors = tp.neighbor_table(points.flatten(1), 10)  # computed once
     objective = tp.TangentSmoothed(schedule, points, neighbors, h=0.7)
 
     network = tp.Preconditioned(tp.ResidualMlp(64), schedule.sigma_data)

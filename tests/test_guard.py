@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from temperance.data import Images, load, split
 from temperance.engine import EmpiricalDenoiser
+from temperance.features import Function
 from temperance.guard import Guard, Thresholds
 from temperance.sample import FRESH, Noise, heun, integrate
 from temperance.schedule import Edm
@@ -111,6 +112,26 @@ def test_too_few_heldout_images_are_refused_with_the_number_needed():
         Guard.calibrate(train, heldout[:98], rate=0.01)
 
 
+def test_leaked_held_out_images_do_not_lower_the_threshold():
+    """Training images among the held-out ones, also mirrored, are not unseen: the guard is that of the others."""
+    train, heldout, _ = digits()
+    clean = Guard.calibrate(train, heldout[:199], rate=0.05)
+    leaked = np.concatenate([train.pixels[:20], flipped(train.pixels[20:40]), heldout.pixels[:199]])
+    made = Guard.calibrate(train, Images(leaked), rate=0.05)
+    assert made.threshold == clean.threshold and min(made.threshold) > 0
+    near = (train[:50].tensor() + 0.02 * torch.randn(50, 1, 8, 8, generator=torch.Generator().manual_seed(0))) * 0.99
+    assert made.look(near).refused.all()
+    with pytest.raises(ValueError, match="holds 0 images beside 40 of the training set"):
+        Guard.calibrate(train, Images(leaked[:40]), rate=0.05)
+
+
+def test_a_threshold_of_nothing_is_refused():
+    """Where held-out images lie on training images without being them, no distance tells a copy from a new image."""
+    train, heldout, _ = digits()
+    with pytest.raises(ValueError, match="lie on training images in blank"):
+        Guard.calibrate(train, heldout, Function(lambda x: torch.ones(len(x), 3), "blank"), rate=0.05)
+
+
 def test_without_a_threshold_it_is_the_rule_of_d1_over_d2():
     train, _, fresh = digits()
     open_ = Guard(train)
@@ -121,7 +142,7 @@ def test_without_a_threshold_it_is_the_rule_of_d1_over_d2():
 
 
 def test_an_exact_copy_is_known_by_its_hash_alone():
-    """Held-out images that hold training images push the threshold to 0; a copy is refused all the same."""
+    """Whatever the threshold is."""
     train, *_ = digits()
     made = Guard(train, threshold=0.0)
     assert made.look(train[:4].tensor()).refused.all()

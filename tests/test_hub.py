@@ -3,7 +3,15 @@ from functools import cache
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from diffusers import (
+    CMStochasticIterativeScheduler,
+    DDIMScheduler,
+    DDPMScheduler,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    ScoreSdeVeScheduler,
+    UNet2DModel,
+)
 from torch import nn
 
 from temperance.atomic import is_complete
@@ -331,6 +339,12 @@ def test_what_is_not_a_model_is_refused(tmp_path):
         load(tmp_path / "nothing")
     with pytest.raises(ValueError, match="prediction_type"):
         process_of({"prediction_type": "flow"})
+    for scheduler in (ScoreSdeVeScheduler(), CMStochasticIterativeScheduler()):
+        with pytest.raises(ValueError, match="cannot be used"):
+            process_of(dict(scheduler.config) | {"_class_name": type(scheduler).__name__})
+    v = EDMEulerScheduler(prediction_type="v_prediction")
+    with pytest.raises(ValueError, match="prediction_type of EDMEulerScheduler must be epsilon"):
+        process_of(dict(v.config) | {"_class_name": "EDMEulerScheduler"})
 
 
 @pytest.mark.parametrize(
@@ -344,6 +358,16 @@ def test_a_diffusers_folder_that_is_of_no_use_says_why(tmp_path, key, value, sai
     config = tmp_path / "unet" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {key: value}))
     with pytest.raises(ValueError, match=said):
+        load(tmp_path)
+
+
+def test_a_latent_model_is_refused(tmp_path):
+    unet, scheduler = foreign("epsilon")
+    unet.save_pretrained(tmp_path / "unet")
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    load(tmp_path)
+    (tmp_path / "vqvae").mkdir()
+    with pytest.raises(ValueError, match="has a vqvae"):
         load(tmp_path)
 
 

@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, EDMEulerScheduler
+from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, EDMEulerScheduler, ImagePipelineOutput
 
 from temperance.data import Images, to_uint8
 from temperance.guard import Guard
@@ -76,6 +76,14 @@ def test_a_generator_decides_its_own_image(run):
         pipe(3, generators(range(2)))
 
 
+@pytest.mark.filterwarnings("ignore::temperance.sample.NotConverged")
+def test_weights_may_be_of_half_precision(run):
+    folder, pipe, _ = run
+    whole = images(pipe, range(2))
+    half = images(pipe.to(torch.bfloat16), range(2))
+    assert half.dtype == torch.float32 and (half - whole).abs().max() < 0.1 < 10 * whole.std()
+
+
 @torch.no_grad()
 def test_a_hand_written_loop_is_the_deterministic_sampler(run):
     _, pipe, made = run
@@ -118,6 +126,15 @@ def test_a_guard_stands_before_any_pipeline():
     assert got.passed.all() and got.refused == 2
     assert got.stream[2:] == [2, 3] and torch.equal(got.x[2:], first[2:])
     assert not guard.look(got.x).refused.any()
+
+
+def test_a_pipeline_with_prompts_is_asked_for_images_per_prompt():
+    class Prompted:
+        @torch.no_grad()  # hides the names of its arguments, as diffusers' pipelines do
+        def __call__(self, prompt, num_images_per_prompt=1, generator=None, output_type="pil"):
+            return ImagePipelineOutput(images=torch.zeros(num_images_per_prompt, 8, 8, 3).numpy())
+
+    assert drawer(Prompted(), seed=0, prompt="a hat")(range(3)).shape == (3, 3, 8, 8)
 
 
 def test_what_cannot_be_a_pipeline_is_refused(tmp_path):

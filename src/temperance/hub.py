@@ -58,8 +58,8 @@ class Unet(nn.Module):
         noise: Float[Tensor, " batch"],
         label: Int[Tensor, " batch"] | None = None,
     ) -> Tensor:
-        """Predict an image-sized output."""
-        return self.unet(x, noise, class_labels=label).sample
+        """Predict an image-sized output, in the precision of x whatever that of the weights."""
+        return self.unet(x.to(self.unet.conv_in.weight.dtype), noise, class_labels=label).sample.to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -307,6 +307,9 @@ def _load_foreign(folder: Path) -> Model:
     kind = json.loads((unet / "config.json").read_text()).get("_class_name", "UNet2DModel")
     if kind != "UNet2DModel":
         raise ValueError(f"{unet} holds a {kind}; only a UNet2DModel can be used")
+    coder = next((name for name in ("vae", "vqvae") if (folder / name).is_dir()), None)
+    if coder:
+        raise ValueError(f"{folder} has a {coder}: its UNet makes latents; only models of pixels can be used")
     network = Unet(UNet2DModel.from_pretrained(unet, local_files_only=True), told=True)
     schedule, predicts = process_of(json.loads(config.read_text()))
     size = network.unet.config["sample_size"]
@@ -327,13 +330,17 @@ def process_of(config: dict[str, Any]) -> tuple[Schedule, str]:
     """The schedule that a diffusers scheduler's configuration stands for, and what its networks predict.
 
     Raises:
-        ValueError: for a prediction or a table of betas that is not known here.
+        ValueError: for a scheduler, a prediction or a table of betas that is not known here.
     """
     name = config.get("_class_name", "DDPMScheduler")
     if name.startswith("FlowMatch"):
         return Flow(), "velocity"
     if name.startswith("EDM"):
+        if config.get("prediction_type", "epsilon") != "epsilon":
+            raise ValueError(f"prediction_type of {name} must be epsilon, got {config['prediction_type']!r}")
         return Edm(config["sigma_min"], config["sigma_max"], sigma_data=config["sigma_data"]), "preconditioned"
+    if name not in DDPMScheduler._compatibles:  # diffusers' list of those that share a table of betas
+        raise ValueError(f"a model with {name} cannot be used; DDPM and its relatives, EDM and flow matching can")
     asked = config.get("prediction_type", "epsilon")
     known = {theirs: ours for ours, theirs in DIFFUSERS_PREDICTION.items()}
     if asked not in known:

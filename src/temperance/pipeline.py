@@ -6,6 +6,7 @@ noise-unconditional networks at the level they see themselves, any sampler of `t
 temperance` alone stays light and does not register it.
 """
 
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -208,7 +209,7 @@ def drawer(pipe: Any, seed: int, **options: Any) -> Callable[..., Tensor]:
     `pipe` is any pipeline that takes `generator` as a list and `output_type="np"`; `options` go with every call.
     One that does not know `batch_size` (a pipeline with prompts) gets `num_images_per_prompt`.
     """
-    known = pipe.__call__.__code__.co_varnames if hasattr(pipe.__call__, "__code__") else ()
+    known = inspect.signature(pipe.__call__).parameters  # sees through the decorators that diffusers puts around it
     many = "num_images_per_prompt" if "num_images_per_prompt" in known else "batch_size"
 
     def draw(stream: Sequence[int], **more: Any) -> Tensor:

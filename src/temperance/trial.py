@@ -27,13 +27,15 @@ class Sets(NamedTuple):
     encoder: Encoder
 
 
-def draw_sets(data: str, n_train: int, n_heldout: int, seed: int, *, size: int | None = None) -> Sets:
+def draw_sets(data: str, n_train: int, n_heldout: int, seed: int, **reading: Any) -> Sets:
     """Split one data set by a seed; the encoder is a classifier of the images that are left over, if labeled.
+
+    `reading`: size, channels and on_bad of `temperance.data.load`.
 
     Raises:
         ValueError: if the data hold too few images.
     """
-    images = load(data, size=size, progress=False)
+    images = load(data, progress=False, **reading)
     spare = len(images) - n_train - n_heldout
     train, heldout, rest = split(images, (n_train, n_heldout, max(0, spare)), seed)
     return Sets(train, heldout, encoder_from(rest))
@@ -46,24 +48,24 @@ def unlike(images: Images, others: Images) -> Images:
     return images if keep.all() else images[keep]
 
 
-def check_sets(data: str, n_train: int, n_heldout: int, *, size: int | None = None) -> Images:
+def check_sets(data: str, n_train: int, n_heldout: int, **reading: Any) -> Images:
     """The images that `draw_sets` would split, without training an encoder.
 
     Raises:
         ValueError: in one line, if they cannot be read or are too few.
     """
-    images = load(data, size=size, progress=False)
+    images = load(data, progress=False, **reading)
     if n_train + n_heldout > len(images):
         raise ValueError(
             f"{data} gives {len(images)} image{'s' * (len(images) != 1)}; asked for are {n_train} to train on and"
-            f" {n_heldout} held out; ask for fewer"
+            f" {n_heldout} held out; use a larger set or fewer of them"
         )
     return images
 
 
 def encoder_from(rest: Images) -> Encoder:
     """A classifier of images that no trial uses; without enough labels EfficientNet, or pixels where it is missing."""
-    if rest.labels is not None and len(rest) >= ENOUGH:
+    if rest.labels is not None and len(rest) >= ENOUGH and len(np.unique(rest.labels)) > 1:
         rest = rest[:CLASSIFIED]
         return train_classifier(rest.tensor(), torch.from_numpy(rest.labels), seed=0)
     try:

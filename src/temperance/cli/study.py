@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from temperance.cli.input import say, writable
-from temperance.cli.options import AsJson, Device, Offline, Out, Quiet, Seed, Size
+from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
 
@@ -23,8 +23,10 @@ def study(
     steps: Annotated[int, typer.Option(help="Training steps of every run.")] = 6000,
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 128,
     network: Annotated[str, typer.Option(help="auto, mlp or unet.")] = "auto",
-    seeds: Annotated[int, typer.Option(help="How many splits and initializations.")] = 3,
+    seeds: Annotated[int | None, typer.Option(help="Splits and initializations (default: 3; --quick: 1).")] = None,
     size: Size = None,
+    channels: Channels = None,
+    on_bad: OnBad = "error",
     seed: Seed = 0,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -37,12 +39,14 @@ def study(
     from temperance.study import study as run
     from temperance.study.plan import CORE
 
+    if quick and over == "strength":
+        raise ValueError("--quick leaves out the variants that --over strength compares; leave out one of them")
     methods = tuple(method or (CORE if quick else ()))
-    count = 1 if quick else seeds
+    count = (1 if quick else 3) if seeds is None else seeds
     plan = Plan(
         data=data, heldout=heldout, over=over, methods=methods, n_train=n_train, n_heldout=n_heldout,
-        n_samples=samples, steps=steps, batch_size=batch_size, size=size, network=network,
-        seeds=tuple(range(seed, seed + count)),
+        n_samples=samples, steps=steps, batch_size=batch_size, size=size,
+        channels=channels, on_bad=on_bad, network=network, seeds=tuple(range(seed, seed + count)),
     )  # fmt: skip
     found = run(plan, out, progress=not quiet, device=device)
     lines = [found["provenance"]["split"]]

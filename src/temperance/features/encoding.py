@@ -13,6 +13,8 @@ from torch import Tensor
 from temperance.features.encoder import Encoder
 from temperance.features.local import write_tensors
 
+FEWEST = 32  # rows of a pass: kernels for fewer sum in another order, and a copy would not lie on its source
+
 
 def encode(
     encoder: Encoder,
@@ -23,8 +25,9 @@ def encode(
 ) -> Float[Tensor, "n f"]:
     """Features of all images, batch by batch, without gradients: float32 on the CPU.
 
-    With `cache`, a folder, rows are kept in a safetensors file named by encoder and sha256 of the images,
-    written atomically; a file that cannot be read is made again.
+    Equal images have equal rows, however many others they come with: small batches are filled up. With `cache`, a
+    folder, rows are kept in a safetensors file named by encoder and sha256 of the images, written atomically; a file
+    that cannot be read is made again.
 
     Raises:
         ValueError: if there are no images, or the encoder does not return one finite row each.
@@ -50,21 +53,22 @@ def _encode(encoder: Encoder, images: Tensor, batch_size: int, progress: bool) -
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, desc=f"encoding ({encoder.name})", unit="batch", disable=not progress):
         part = images[start : start + batch_size]
+        filled = part if len(part) >= FEWEST else part[torch.arange(FEWEST) % len(part)]
         try:
             with torch.inference_mode():
-                rows = encoder(part)
+                rows = encoder(filled)
         except RuntimeError as error:
             last = str(error).strip().splitlines()[-1]
             raise ValueError(
                 f"the encoder {encoder.name} cannot take images {tuple(part.shape[1:])}: {last}"
             ) from error
-        if rows.ndim != 2 or len(rows) != len(part) or not bool(rows.isfinite().all()):
+        if rows.ndim != 2 or len(rows) != len(filled) or not bool(rows.isfinite().all()):
             raise ValueError(
                 f"the encoder {encoder.name} must return one finite row per image, got {tuple(rows.shape)}"
             )
         if start == 0:  # an ordinary tensor: what inference mode makes may not enter autograd later
             out = torch.empty(len(images), rows.shape[1])
-        out[start : start + batch_size] = rows
+        out[start : start + batch_size] = rows[: len(part)]
     return out
 
 

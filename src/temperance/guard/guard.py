@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
@@ -21,7 +22,7 @@ from temperance.denoiser import expand
 from temperance.distance import duplicates
 from temperance.features import Encoder, Pixels, by_name
 from temperance.guard.index import ROWS, Index, compared, digests_of, index_of
-from temperance.guard.views import View, mirrored, views_of
+from temperance.guard.views import View, views_of
 from temperance.metrics import nearest_rows, proximity
 from temperance.report import COPY_RATIO
 from temperance.sample import FRESH
@@ -121,30 +122,39 @@ class Guard:
         Half of the rate goes to whole images, half to moved ones (all of it to whole ones if shift is 0). Each
         threshold is the floor(share (m + 1))-th smallest distance of the m held-out images: a conformal quantile (Vovk
         et al. 2005; arXiv 2104.08279). The rate holds on average over draws of the held-out images, if they and the new
-        ones are drawn alike; it says nothing about how many copies are found.
+        ones are drawn alike; it says nothing about how many copies are found. Held-out images that are training images,
+        as they are or mirrored, are not unseen and are left out.
 
         Raises:
-            ValueError: if the held-out images are too few for the rate.
+            ValueError: if the held-out images are too few for the rate, or too many of them lie on training images.
         """
         if not 0 < rate < 1:
             raise ValueError(f"rate must be between 0 and 1, got {rate}")
-        share = rate / 2 if shift else rate
-        rank = math.floor(share * (len(heldout) + 1) + 1e-9)
-        if rank < 1:
-            raise ValueError(
-                f"heldout holds {len(heldout)} images; a false-refusal rate of {rate:g} needs at least "
-                f"{math.ceil(1 / share - 1 - 1e-9)}: give more images or a higher rate"
-            )
         guard = Guard(train, encoder, Thresholds(0.0, 0.0), shift=shift, rate=rate)
+        share = rate / 2 if shift else rate
+        unseen = [i for i, known in enumerate(guard._known_among(heldout.pixels)) if not known]
+        rank = math.floor(share * (len(unseen) + 1) + 1e-9)
+        if rank < 1:
+            dropped = len(heldout) - len(unseen)
+            raise ValueError(
+                f"heldout holds {len(unseen)} images{f' beside {dropped} of the training set' if dropped else ''}; a "
+                f"false-refusal rate of {rate:g} needs at least {math.ceil(1 / share - 1 - 1e-9)}: give more images or "
+                "a higher rate"
+            )
         parts = tqdm(
-            range(0, len(heldout), 64),
+            range(0, len(unseen), 64),
             desc="calibrating the guard",
             unit="batch",
             file=sys.stderr,
             disable=not progress,
         )
-        found = [[near.distance for near in guard.nearest(heldout[s : s + 64].tensor())] for s in parts]
+        found = [[near.distance for near in guard.nearest(heldout[unseen[s : s + 64]].tensor())] for s in parts]
         guard.threshold = Thresholds(*(float(torch.cat(kind).sort().values[rank - 1]) for kind in zip(*found)))
+        if min(guard.threshold[: len(found[0])]) == 0:
+            raise ValueError(
+                f"{rank} or more of {len(unseen)} held-out images lie on training images in {guard.encoder.name}, as "
+                "they are or moved: no distance tells a copy from a new image; give other held-out images or encoder"
+            )
         return guard
 
     @cached_property
@@ -211,8 +221,12 @@ class Guard:
         return compared(self.encoder(x).cpu(), self.index.center, self.encoder)
 
     def _is_known(self, x: Tensor) -> Bool[Tensor, " batch"]:
-        hits = [[d in self._known for d in digests_of(to_uint8(view))] for view in (x, mirrored(x))]
-        return torch.tensor(hits).any(0)
+        return torch.tensor(self._known_among(to_uint8(x)), dtype=torch.bool)
+
+    def _known_among(self, pixels: np.ndarray) -> list[bool]:
+        """Which of some images [n, h, w, c] are training images, as they are or mirrored."""
+        hits = zip(digests_of(pixels), digests_of(pixels[:, :, ::-1]))
+        return [plain in self._known or turned in self._known for plain, turned in hits]
 
     def away(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c h w"]:
         """One gradient step away from the nearest training image, for the images that would be refused.

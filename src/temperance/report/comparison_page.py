@@ -69,7 +69,8 @@ _COLUMNS: dict[str, tuple[str, str, Any, str | None]] = {
     "fd_heldout": (
         "FD to unseen",
         "Frechet distance between the generated images and real images that no method saw: how far off the"
-        " set is as a whole. Lower is better; the floor is what real images score against each other.",
+        " set is as a whole. Lower is better. The floor is what the training images themselves score; where they are"
+        " fewer than the samples, a good method can come out below it.",
         number,
         "low",
     ),
@@ -242,8 +243,8 @@ def _comparison_table(groups: list[list[Mapping[str, Any]]], color: dict[str, in
     over = "One seed." if seeds == 1 else f"Means over {seeds} seeds; below each, the lowest and highest seed."
     return Table(
         "Results",
-        f"{over} The first row is real data that no method saw: what a perfect generator would score. A dot"
-        " marks the best value of a column; where the right value is that of real data, the closest one.",
+        f"{over} The first row is real data that no method saw; its Frechet distance is that of the training images."
+        " A dot marks the best value of a column; where the right value is that of real data, the closest one.",
         columns,
         tuple(rows),
     )

@@ -126,7 +126,7 @@ def frontier(
         name: prefix of the drawing's ids, unique in the page.
         xlabel: text below.
         ylabel: text at the left.
-        floor: height of a dashed line (real data against real data).
+        floor: height of a dashed line (the training images against unseen ones).
         null: place of a dotted upright line (real data's own x).
     """
     context, canvas, ax = _axes(name, (7.6, 4.3))
@@ -166,7 +166,7 @@ def frontier(
     if floor is not None:
         ax.axhline(floor, color=INK, lw=1, ls="--")
         ax.annotate(
-            "real data against real data",
+            "FD of the training images",
             (1, floor),
             (-2, 4),
             xycoords=("axes fraction", "data"),

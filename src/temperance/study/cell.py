@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -41,8 +41,16 @@ class Cell:
     batch_size: int
     grid: int
     size: int | None
+    channels: int | None
+    on_bad: str
     network: str
     seed: int
+
+    @property
+    def split(self) -> "Split":
+        """Its images."""
+        reading = self.size, self.channels, self.on_bad
+        return Split(self.data, self.heldout, self.n_drawn, self.n_heldout, *reading, self.seed)
 
     @property
     def key(self) -> str:
@@ -51,9 +59,27 @@ class Cell:
         return f"{self.method.replace('/', '-').replace('=', '')}-n{self.n_train}-s{self.seed}-{digest}"
 
 
+class Split(NamedTuple):
+    """Which images are trained on and which are held out; cells that agree in it share them."""
+
+    data: str
+    heldout: str
+    n_drawn: int
+    n_heldout: int
+    size: int | None
+    channels: int | None
+    on_bad: str
+    seed: int
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How images are read: options of `temperance.data.load`."""
+        return {"size": self.size, "channels": self.channels, "on_bad": self.on_bad}
+
+
 def run(cell: Cell, tick: Callable[[int], None] = lambda steps: None, device: str = "cpu") -> list[dict[str, Any]]:
     """Train and score one cell: a row at every look. The network is on `device`, the measuring on the CPU."""
-    sets = _sets(cell.data, cell.heldout, cell.n_drawn, cell.n_heldout, cell.size, cell.seed)
+    sets = _sets(cell.split)
     against = yardstick(sets.train[: cell.n_train].tensor(), sets.heldout.tensor(), sets.encoder)
     method = METHODS[cell.method]
     facts = {"method": cell.method, "seed": cell.seed}
@@ -71,14 +97,16 @@ def check(cell: Cell) -> list[str]:
         ValueError: in one line, if the cell could not run.
     """
     same = cell.data == cell.heldout
-    images = check_sets(cell.data, cell.n_drawn, cell.n_heldout if same else 0, size=cell.size)
-    unseen = images if same else load(cell.heldout, size=cell.size, progress=False)
+    reading = cell.split.reading
+    images = check_sets(cell.data, cell.n_drawn, cell.n_heldout if same else 0, **reading)
+    unseen = images if same else load(cell.heldout, progress=False, **reading)
     if images.pixels.shape[1:] != unseen.pixels.shape[1:]:
         raise ValueError(
-            f"{cell.data} is {_shape(images)} and {cell.heldout} is {_shape(unseen)}; they must be alike: use --size"
+            f"{cell.data} is {_shape(images)} and {cell.heldout} is {_shape(unseen)}; they must be alike: use --size or"
+            " --channels"
         )
     if not same:
-        heldout = _drawn(cell.data, cell.heldout, cell.n_drawn, cell.n_heldout, cell.size, cell.seed)[1]
+        heldout = _drawn(cell.split)[1]
         if len(heldout) < 12:
             raise ValueError(
                 f"{cell.heldout} leaves {len(heldout)} images that are not trained on; at least 12 are needed"
@@ -92,19 +120,19 @@ def _shape(images: Images) -> str:
 
 
 @lru_cache(maxsize=4)  # a worker's next cell is often of the same split, and its encoder takes some seconds
-def _sets(data: str, unseen: str, n_train: int, n_heldout: int, size: int | None, seed: int) -> Sets:
-    if data == unseen:
-        return draw_sets(data, n_train, n_heldout, seed, size=size)
-    train, heldout, rest = _drawn(data, unseen, n_train, n_heldout, size, seed)
+def _sets(of: Split) -> Sets:
+    if of.data == of.heldout:
+        return draw_sets(of.data, of.n_drawn, of.n_heldout, of.seed, **of.reading)
+    train, heldout, rest = _drawn(of)
     return Sets(train, heldout, encoder_from(rest))
 
 
-def _drawn(data: str, unseen: str, n_train: int, n_heldout: int, size: int | None, seed: int) -> tuple[Images, ...]:
+def _drawn(of: Split) -> tuple[Images, ...]:
     """Training images, held-out images that are none of them, and the rest of `data` that is neither."""
-    images = load(data, size=size, progress=False)
-    train, rest = split(images, (n_train, len(images) - n_train), seed)
-    others = unlike(load(unseen, size=size, progress=False), train)
-    heldout, _ = split(others, (min(n_heldout, len(others)), max(0, len(others) - n_heldout)), seed)
+    images = load(of.data, progress=False, **of.reading)
+    train, rest = split(images, (of.n_drawn, len(images) - of.n_drawn), of.seed)
+    others = unlike(load(of.heldout, progress=False, **of.reading), train)
+    heldout, _ = split(others, (min(of.n_heldout, len(others)), max(0, len(others) - of.n_heldout)), of.seed)
     return train, heldout, unlike(rest, heldout)
 
 

@@ -31,7 +31,19 @@ def command(plan: Plan) -> str:
     usual = Plan(data=plan.data, heldout=plan.heldout)
     parts = ["temperance study", quote(plan.data), "--heldout", quote(plan.heldout)]
     parts += [f"--method {m}" for m in plan.methods]
-    for name in ("over", "n_train", "n_heldout", "n_samples", "steps", "batch_size", "network", "size"):
+    named = (
+        "over",
+        "n_train",
+        "n_heldout",
+        "n_samples",
+        "steps",
+        "batch_size",
+        "network",
+        "size",
+        "channels",
+        "on_bad",
+    )
+    for name in named:
         value = getattr(plan, name)
         if value != getattr(usual, name):
             parts.append(f"--{name.removeprefix('n_') if name == 'n_samples' else name.replace('_', '-')} {value}")

@@ -34,6 +34,8 @@ class Plan:
     batch_size: int = 128
     grid: int = 20
     size: int | None = None
+    channels: int | None = None
+    on_bad: str = "error"
     network: str = "auto"
     seeds: tuple[int, ...] = (0, 1, 2)
 
@@ -63,7 +65,7 @@ def cells(plan: Plan) -> list[Cell]:
             data=plan.data, heldout=plan.heldout, method=name, n_train=n, n_drawn=plan.n_train,
             n_heldout=plan.n_heldout, n_samples=plan.n_samples, steps=0 if METHODS[name].closed else plan.steps,
             looks=() if METHODS[name].closed else looks(plan.steps), batch_size=plan.batch_size, grid=plan.grid,
-            size=plan.size, network=plan.network, seed=seed,
+            size=plan.size, channels=plan.channels, on_bad=plan.on_bad, network=plan.network, seed=seed,
         )
         for seed in plan.seeds for n in sizes for name in names
     ]  # fmt: skip
