@@ -270,9 +270,11 @@ def test_demo_in_short(tmp_path: Path) -> None:
 
 def test_own_folder_end_to_end(tmp_path: Path, folder: Path) -> None:
     out = tmp_path / "run"
-    run("train", folder, "--out", out, "--k", 4, *TINY, "--quiet", "--network", "mlp")
-    run("sample", out, "--out", tmp_path / "s", "-n", 8, "--quiet")
-    run("audit", folder, tmp_path / "s" / "images", "--out", tmp_path / "a", "--quiet")
+    (folder / "img99.png").write_bytes(b"not an image")
+    skip = ["--on-bad", "skip", "--quiet"]
+    run("train", folder, "--out", out, "--k", 4, *TINY, *skip, "--network", "mlp")
+    run("sample", out, "--out", tmp_path / "s", "-n", 8, "--guard", folder, *skip)
+    run("audit", folder, tmp_path / "s" / "images", "--out", tmp_path / "a", *skip)
     assert json.loads((tmp_path / "a" / "report.json").read_text())["encoders"]["pixels"]["copy_auc"] is None
 
 
@@ -295,6 +297,9 @@ def test_bad_input_is_one_line(tmp_path: Path, folder: Path, refused: Refused) -
     np.save(tmp_path / "kind.npy", np.full((20, 8, 8, 1), 7, np.int64))
     assert "int64" in refused("train", tmp_path / "kind.npy", "--out", out)
     assert "divisible by 4" in refused("train", "digits[:40]", "--out", out, "--network", "unet", "--size", 18)
+    assert "network must be text" in refused("train", "digits[:40]", "--out", out, "--set", "network=3")
+    vp = ["--process", "vp", "--set", "betas=3"]
+    assert "betas must be text" in refused("train", "digits[:40]", "--out", out, *vp)
     assert "is no value" in refused("train", "digits[:40]", "--out", out, "--set", "lr=[1")
     assert "lies inside" in refused("train", folder, "--out", folder / "run")
     assert "lies inside" in refused("train", f"{folder}[:20]", "--out", folder / "run")
@@ -334,8 +339,27 @@ def test_bad_usage_is_one_line(tmp_path: Path, trained: Path, refused: Refused) 
     (broken / "mlp" / "model.safetensors").write_bytes(b"short")
     assert "no model that can be read" in refused("sample", broken, "--out", out)
     assert "not a folder" in refused("sample", tmp_path / "missing", "--out", out)
+    closed = ["sample", "digits[:40]", "--out", out, "--closed-form", "empirical"]
+    assert "--label needs a trained model" in refused(*closed, "--label", 3)
+    assert "--weaker needs a trained model" in refused(*closed, "--weaker", trained)
+    assert "--guide needs a calibrated guard" in refused(*closed, "--guard", "digits[:40]", "--guide")
+    assert "give --guard TRAIN" in refused("sample", trained, "--out", out, "--guard-rate", 0.1)
+    assert "steps must be at least 0" in refused("sample", trained, "--out", out, "--steps", -1)
+    assert not out.exists()
+    study = ("study", "digits", "--heldout", "digits", "--out", out)
+    assert "--quick leaves out" in refused(*study, "--over", "strength", "--quick")
+    assert "use a larger set" in refused(*study, "--n-train", 5000)
     assert "unknown encoder" in refused("audit", "digits[:50]", "digits[:20]", "--out", out, "--encoder", "pixelz")
     assert "8x8" in refused("audit", "digits[:50]", "mnist5k[:20]", "--out", out)
+    gate = ("audit", "digits[:50]", "digits[:20]", "--out", out)
+    assert "--model needs --heldout" in refused(*gate, "--model", trained)
+    assert "--fail-above copy_auc=0.6 needs --heldout" in refused(*gate, "--fail-above", "copy_auc=0.6")
+    compare = ("audit", "a.json", "b.json", "--compare", "--seed", 1)
+    assert "cannot use --fail-above;" in refused(*compare, "--fail-above", 0.1)
+    assert "cannot use --heldout, --encoder, --fdr;" in refused(
+        *compare, "--heldout", "digits", "--encoder", "dct", "--fdr", 0.1
+    )
+    assert "cannot read a.json" in refused(*compare)
 
 
 def test_help_is_quick_and_import_is_light() -> None:

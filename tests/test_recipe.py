@@ -12,7 +12,7 @@ from temperance.hub import load as load_model
 from temperance.hub import save
 from temperance.network import Blind, Parameterized
 from temperance.objective import Labeled, Weighted
-from temperance.recipe import OBJECTIVES, PROCESSES, Recipe, fit, prepare
+from temperance.recipe import CLOSED_FORMS, OBJECTIVES, PROCESSES, Recipe, closed_form, fit, prepare
 from temperance.sample import Noise, adaptive, heun, integrate
 from temperance.schedule import levels
 from temperance.train import Settings
@@ -178,3 +178,18 @@ def test_copies_of_an_image_are_no_neighbors(objective):
     assert prepare(Recipe(objective, network="mlp"), few).recipe.k == 4
     with pytest.raises(ValueError, match="need at least 11 images, got 5"):
         prepare(Recipe(objective, k=10, network="mlp"), few)
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_a_closed_form_of_few_images_takes_the_neighbors_there_are(name):
+    few = POINTS[:5].repeat(3, 1, 1, 1)
+    x = torch.randn(2, 1, 8, 8)
+    assert closed_form(few, name)(x, torch.ones(2)).isfinite().all()
+    if name == "tangent":
+        forms = [closed_form(points, name) for points in (few, POINTS[:11], POINTS)]
+        assert [form.tangent.index.shape[1] for form in forms] == [4, 10, 10]
+    if name != "empirical":
+        with pytest.raises(ValueError, match="at least 2 images, got 1 distinct; give more"):
+            closed_form(POINTS[:1].repeat(6, 1, 1, 1), name)
+        with pytest.raises(ValueError, match="at least 11 images, got 5 distinct; lower --k"):
+            closed_form(few, name, k=10)

@@ -13,6 +13,7 @@ from temperance.empirical import denoise, noise_conditional
 from temperance.sample import SAMPLERS as NAMED
 from temperance.sample import (
     SELF_PACED,
+    STEPS,
     Noise,
     NotConverged,
     ancestral,
@@ -23,6 +24,7 @@ from temperance.sample import (
     nesterov,
     projected,
     residual,
+    walk,
 )
 from temperance.schedule import Edm, Ve
 
@@ -215,6 +217,22 @@ def test_a_sampler_that_stops_early_is_told_on(name):
     with pytest.warns(NotConverged, match=r"8 of 8 samples.*ends at 0\.05"):
         got = integrate(lazy, sheet, (D,), sigmas, Noise(0, range(8)))
     assert not got.converged.any() and (got.final_sigma > 1).all()
+
+
+@every
+def test_an_empty_batch_is_empty_images(name):
+    got = draw(name, sheet, Edm(0.05, 5.0).grid(9), n=0)
+    assert got.x.shape == (0, D) and got.x.dtype == torch.get_default_dtype() and got.nfe == 0
+    assert len(got.final_sigma) == len(got.converged) == 0
+
+
+@every
+def test_steps_are_counted_from_the_samplers_own_number(name):
+    plain, zero, five = (walk(name, Edm(), steps) for steps in (None, 0, 5))
+    assert torch.equal(plain.sigmas, zero.sigmas) and plain.options == zero.options
+    assert five.options.get("limit", len(five.sigmas)) == 5
+    with pytest.raises(ValueError, match=f"stands for {STEPS[name]}, got -3"):
+        walk(name, Edm(), -3)
 
 
 @every

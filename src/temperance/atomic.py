@@ -13,8 +13,10 @@ MANIFEST = "manifest.json"
 CHUNK = 1 << 26  # bytes handed to the operating system at a time
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a file through a temporary neighbor: readers see the old content or the new, never a part.
+
+    `durable`: fsync it. Without, which is some 20 times faster for small files, a power cut may still take it.
 
     Raises:
         OSError: naming `path`, if it cannot be written; what was there before is still there.
@@ -23,13 +25,14 @@ def write_bytes(path: Path, data: bytes) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with _named(path):
-            _fill(handle, data)
+            _fill(handle, data, durable)
             Path(name).chmod(0o644)
             Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
 def write_verified(path: Path, data: bytes) -> None:
@@ -103,13 +106,14 @@ def is_complete(path: Path) -> bool:
         return False
 
 
-def _fill(handle: int, data: bytes) -> None:
-    """Write all of `data` to an open file, fsync and close it."""
+def _fill(handle: int, data: bytes, durable: bool = True) -> None:
+    """Write all of `data` to an open file, fsync it if asked and close it."""
     try:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(handle, rest[:CHUNK]) :]
-        os.fsync(handle)
+        if durable:
+            os.fsync(handle)
     finally:
         os.close(handle)
 

@@ -70,6 +70,7 @@ class Recipe:
     targets: str = "drawn"
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         _one_of("objective", self.objective, OBJECTIVES)
         _one_of("process", self.process, tuple(PROCESSES))
         _one_of("prediction", self.prediction, ("auto", "preconditioned", *PREDICTIONS))
@@ -80,9 +81,6 @@ class Recipe:
         _one_of("targets", self.targets, TARGETS)
         if self.targets == "exact" and (self.objective != "tangent" or self.class_conditional):
             raise ValueError("targets exact is for the tangent objective, and not for class-conditional runs")
-        for name in ("class_conditional", "flips"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.k != "auto" and (not isinstance(self.k, int) or self.k < 1):
             raise ValueError(f"k must be a whole number of at least 1 or auto, got {self.k!r}")
         for name in ("temperature", "sigma_collapse", "h"):
@@ -92,6 +90,12 @@ class Recipe:
                 raise ValueError(f"{name} must be a number or {' or '.join(words)}, got {value!r}")
             if not isinstance(value, str) and not value > 0:
                 raise ValueError(f"{name} must be > 0, got {value}")
+
+    def _check_kinds(self) -> None:
+        for kind, what in ((str, "text"), (bool, "true or false")):
+            for name in (f.name for f in fields(self) if f.type is kind):
+                if not isinstance(getattr(self, name), kind):
+                    raise ValueError(f"{name} must be {what}, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -191,11 +195,7 @@ def _objective(
         # A noise-unconditional network of vp or flow sits in a denoiser that is told sigma (decision 0007).
         return (NoiseConditional if told else NoiseUnconditional)(schedule), {}
     flat = points.flatten(1)
-    least = _fewest(flat, labels)
-    k = suggest_k(least) if recipe.k == "auto" else recipe.k
-    if least <= max(k, 1):
-        where = "" if labels is None else " in every class"
-        raise ValueError(f"k={max(k, 1)} neighbors need at least {max(k, 1) + 1} images{where}, got {least}; lower --k")
+    k = _count(recipe.k, flat, labels)
     table = neighbor_table(flat, k, labels=labels, space=feature_space(recipe.space, points))
     rows, mirror = (mirrored(points), mirrored_table(table)) if recipe.flips else (points, table)
     if recipe.objective == "tangent":
@@ -207,6 +207,21 @@ def _objective(
     strength = suggest_temperature(flat, table, sigma) if auto else float(recipe.temperature)
     chosen = {"k": k, "sigma_collapse": sigma, "temperature": strength}
     return TemperatureSmoothed(schedule, rows, mirror, sigma, strength), chosen
+
+
+def _count(k: int | Literal["auto"], points: Float[Tensor, "n d"], labels: Int[Tensor, " n"] | None) -> int:
+    """The number of neighbors.
+
+    Raises:
+        ValueError: if there are not so many distinct images.
+    """
+    least = _fewest(points, labels)
+    count = max(1, suggest_k(least)) if k == "auto" else k
+    if least <= count:
+        where = "" if labels is None else " in every class"
+        way = "give more images" if k == "auto" else "lower --k"
+        raise ValueError(f"k={count} neighbors need at least {count + 1} images{where}, got {least} distinct; {way}")
+    return count
 
 
 def _width(h: float | str, flat: Tensor, table: Neighbors) -> float:
@@ -293,13 +308,19 @@ def fit(
     return as_model(average.cpu())
 
 
-def closed_form(points: Float[Tensor, "n c h w"], name: str, k: int = 10) -> EmpiricalDenoiser:
-    """The denoiser that `name` converges to, with settings chosen from the points themselves."""
+def closed_form(points: Float[Tensor, "n c h w"], name: str, k: int | Literal["auto"] = "auto") -> EmpiricalDenoiser:
+    """The denoiser that `name` converges to, with settings chosen from the points themselves.
+
+    `k` neighbors; `auto`: as in a `Recipe`. The empirical one needs none.
+
+    Raises:
+        ValueError: for a name that is none of CLOSED_FORMS, or too few distinct points.
+    """
     _one_of("closed form", name, CLOSED_FORMS)
     flat = points.flatten(1)
     if name == "empirical":
         return EmpiricalDenoiser(points, "conditional")
-    table = neighbor_table(flat, k)
+    table = neighbor_table(flat, _count(k, flat, None))
     if name == "tangent":
         return EmpiricalDenoiser(points, "tangent", neighbors=table, h=suggest_h(flat, table).h)
     sigma = collapse_sigma(flat)

@@ -7,18 +7,19 @@ from typing import Annotated, Any
 import typer
 
 from temperance.cli.input import load, say, writable
-from temperance.cli.options import AsJson, Channels, Device, Offline, Out, Quiet, Seed, Size
+from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
 GuardBy = Annotated[str | None, typer.Option("--guard", help="Training images: draw again what copies one of them.")]
 Heldout = Annotated[str | None, typer.Option(help="Unseen real images: calibrate the guard on them.")]
-GuardRate = Annotated[float, typer.Option(help="Share of new real images that the guard may refuse.")]
-GuardEncoder = Annotated[str, typer.Option(help="Where the guard measures: pixels or efficientnet.")]
+GuardRate = Annotated[
+    float | None, typer.Option(help="Share of new real images that the guard may refuse; default: 0.01.")
+]
+GuardEncoder = Annotated[str | None, typer.Option(help="Where the guard measures: pixels (default) or efficientnet.")]
 GuardIndex = Annotated[
     Path | None, typer.Option(help="Saved guard to use; with --guard and --heldout, where to save it.")
 ]
 Guide = Annotated[bool, typer.Option("--guide", help="Draw refused images again from their noise, guided away.")]
-
 
 Autoguidance = Annotated[
     float | None,
@@ -38,11 +39,11 @@ def sample(
     steps: Annotated[
         int, typer.Option(help="Noise levels walked down (adaptive, nesterov, annealed: most evaluations).")
     ] = 0,
-    batch_size: Annotated[int, typer.Option(help="Images at a time; does not change the result.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Images at a time; changes the result by rounding only.")] = 256,
     guard: GuardBy = None,
     heldout: Heldout = None,
-    guard_rate: GuardRate = 0.01,
-    guard_encoder: GuardEncoder = "pixels",
+    guard_rate: GuardRate = None,
+    guard_encoder: GuardEncoder = None,
     guard_index: GuardIndex = None,
     guide: Guide = False,
     autoguidance: Autoguidance = None,
@@ -52,6 +53,7 @@ def sample(
     label: Annotated[str | None, typer.Option(help="Class to draw, by name or number; default: all in turn.")] = None,
     size: Size = None,
     channels: Channels = None,
+    on_bad: OnBad = "error",
     seed: Seed = 0,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -61,23 +63,30 @@ def sample(
     """Draw images from a trained model, or from a closed form without any training."""
     if n < 1 or batch_size < 1:
         raise ValueError(f"-n and --batch-size must be at least 1, got {n} and {batch_size}")
+    writable(out)
+    if closed_form is not None:
+        for name, given in (("label", label), ("autoguidance", autoguidance), ("weaker", weaker)):
+            if given is not None:
+                raise ValueError(f"--{name} needs a trained model; leave out --closed-form")
     from temperance.autoguidance import WEIGHT
     from temperance.run.sampling import sample_run
     from temperance.run.sources import autoguided, closed_form_model, open_guard, open_model
+    from temperance.run.training import rank
 
-    def images(spec: str, minimum: int) -> Any:
-        return load(spec, size, channels, "error", None, minimum=minimum, quiet=quiet)
+    def images(spec: str, minimum: int, quarantine: Path | None = None) -> Any:
+        return load(spec, size, channels, on_bad, quarantine, minimum=minimum, quiet=quiet)
 
-    model = open_model(source, label) if closed_form is None else closed_form_model(images(source, 12), closed_form)
+    kept = out if rank() == 0 else None
+    if closed_form is None:
+        model = open_model(source, label)
+    else:
+        model = closed_form_model(images(source, 3, kept), closed_form)
     if autoguidance is not None or weaker is not None:
-        if closed_form is not None:
-            raise ValueError("--autoguidance needs a trained model; leave out --closed-form")
         model = autoguided(model, source, weaker, WEIGHT if autoguidance is None else autoguidance)
     keeper = open_guard(
-        None if guard is None else images(guard, 2), None if heldout is None else images(heldout, 1),
+        None if guard is None else images(guard, 2, kept), None if heldout is None else images(heldout, 1),
         encoder=guard_encoder, rate=guard_rate, index=guard_index, progress=not quiet,
     )  # fmt: skip
-    writable(out)
     found = sample_run(
         model, out, n, sampler=sampler, steps=steps, batch_size=batch_size, guard=keeper, guide=guide, seed=seed,
         device=device, resume=resume, progress=not quiet,

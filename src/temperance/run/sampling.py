@@ -21,6 +21,7 @@ from temperance.guard import ATTEMPTS, Guard
 from temperance.hub import Model
 from temperance.run.pictures import SHOWN, write_array, write_pngs, write_sheet
 from temperance.run.shards import Place, Shard, Shards
+from temperance.run.sources import ClosedForm
 from temperance.sample import SAMPLERS, STEPS, Noise, NotConverged, Project, Samples, integrate, walk
 from temperance.schedule import levels
 
@@ -42,19 +43,22 @@ def sample_run(
 ) -> dict[str, Any]:
     """Draw `n` images and write PNGs, `samples.npz` and `sample.json`. Image i depends on (seed, i) alone.
 
-    Every batch is kept in `shards/` once finished; `resume` draws only what is missing, also for a larger `n`. Under
-    torchrun the processes take turns with the batches, and the first one waits for the others and writes the arrays.
+    Every batch is kept in `shards/` once finished; `resume` draws only what is missing, also for a larger `n`, and
+    writes all PNGs again. Under torchrun the processes take turns with the batches, and the first one waits for the
+    others and writes the arrays; `images_per_second` is that of all of them. A closed form is evaluated on the CPU.
     Memory: one batch. With `guard`, what it refuses is drawn again; what it refuses every time is not written, and the
     shortfall is reported.
 
     Returns:
         What `sample.json` holds; empty in all processes but the first.
+
+    Raises:
+        ValueError: in one line, before anything is written, if the options do not fit together.
     """
-    name = _sampler(sampler, model)
-    if guard is not None and guard.index.shape != tuple(model.shape):
-        raise ValueError(f"--guard images are {guard.index.shape}, the model makes {tuple(model.shape)}; set --size")
     began = time.perf_counter()
-    place = Place.here()
+    name, place = _sampler(sampler, model), Place.here()
+    _check_guard(guard, guide, model)
+    drawing = _Drawing(model, name, steps, seed, _where(device, place, model), guard, guide)
     shards = Shards(out / "shards", _plan(model, name, steps, batch_size, guard, guide, seed), n, batch_size)
     if resume:
         shards.check_resumable()
@@ -62,20 +66,13 @@ def sample_run(
     else:
         shards.clear(place, out / "images")
     write_json(shards.folder / "plan.json", shards.plan)
-    todo = [start for start in shards.mine(place) if not (resume and shards.done(start))]
-    drawing = _Drawing(model, name, steps, seed, _where(device, place), guard, guide)
-    asked = sum(len(shards.indices(start)) for start in todo)
-    bar = tqdm(total=asked, desc=f"sample ({name})", unit="image", file=sys.stderr, disable=not progress, leave=False)
-    with bar:
-        for start in todo:
-            shard = drawing.shard(shards.indices(start))
-            write_pngs(out / "images", shard.pixels, shard.number.tolist())
-            shards.write(start, shard)
-            bar.update(len(shards.indices(start)))
+    todo = {start for start in shards.starts if not (resume and shards.done(start))}  # of all processes
+    _draw(drawing, shards, shards.mine(place), todo, out / "images", progress)
     if place.rank:
         return {}
-    seconds = time.perf_counter() - began
-    found = _collected(shards, place, out, model) | {"seconds": seconds, "images_per_second": asked / seconds}
+    found = _collected(shards, place, out, model)
+    seconds, drawn = time.perf_counter() - began, sum(len(shards.indices(start)) for start in todo)
+    found |= {"seconds": seconds, "images_per_second": drawn / seconds}
     found |= {"sampler": name, "seed": seed, "processes": place.world, "model": model.about}
     found["guard"] = None if guard is None else _about(guard, found)
     write_json(out / "sample.json", found)
@@ -89,7 +86,18 @@ def _sampler(asked: str, model: Model) -> str:
     return name
 
 
-def _where(device: str, place: Place) -> str:
+def _check_guard(guard: Guard | None, guide: bool, model: Model) -> None:
+    if guide and (guard is None or guard.threshold is None):
+        raise ValueError("--guide needs a calibrated guard: give --guard and --heldout, or a saved --guard-index")
+    if guard is not None and guard.index.shape != tuple(model.shape):
+        raise ValueError(f"--guard images are {guard.index.shape}, the model makes {tuple(model.shape)}; set --size")
+
+
+def _where(device: str, place: Place, model: Model) -> str:
+    if isinstance(model.denoiser, ClosedForm):
+        if device not in ("auto", "cpu"):
+            raise ValueError(f"--closed-form is evaluated on the CPU; leave out --device {device}")
+        return "cpu"
     if device == "auto":
         return f"cuda:{place.local}" if torch.cuda.is_available() else "cpu"
     return device
@@ -147,12 +155,28 @@ class _Drawing:
         def labeled(x: Tensor, sigma: Tensor | None) -> Tensor:
             return self.denoiser(x, sigma, *labels)
 
+        # Without labels it is the denoiser itself, so that one that walks by itself still does.
+        there = elsewhere(labeled if labels else self.denoiser, self.where)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotConverged)  # reported once for all batches
             noise = Noise(self.seed, stream)
             sampler, sigmas, options = self.walk
-            there = elsewhere(labeled, self.where)
             return integrate(sampler, there, self.model.shape, sigmas, noise, project=project, **options)
+
+
+def _draw(drawing: _Drawing, shards: Shards, mine: Sequence[int], todo: set[int], images: Path, progress: bool) -> None:
+    """Draw those of `mine` that are `todo`, and write the PNGs of all of them."""
+    bar = tqdm(
+        total=sum(len(shards.indices(start)) for start in todo.intersection(mine)), desc=f"sample ({drawing.name})",
+        unit="image", file=sys.stderr, disable=not progress, leave=False,
+    )  # fmt: skip
+    with bar:
+        for start in mine:
+            if start in todo:
+                shards.write(start, drawing.shard(shards.indices(start)))
+                bar.update(len(shards.indices(start)))
+            shard = shards.read(start)
+            write_pngs(images, shard.pixels, shard.number.tolist())
 
 
 def _collected(shards: Shards, place: Place, out: Path, model: Model) -> dict[str, Any]:

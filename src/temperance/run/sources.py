@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,12 +10,15 @@ from torch import Tensor
 from temperance import hub
 from temperance.autoguidance import Autoguided
 from temperance.data import Images
+from temperance.engine import EmpiricalDenoiser
 from temperance.features import by_name
 from temperance.guard import Guard
 from temperance.hub import Model
 from temperance.recipe import closed_form
 from temperance.run.earlier import nearest
 from temperance.schedule import edm_for
+
+RATE = 0.01  # share of new real images that a calibrated guard may refuse
 
 
 def open_model(source: str, label: str | None = None) -> Model:
@@ -55,43 +57,55 @@ def autoguided(model: Model, source: str, weaker: str | None, weight: float) -> 
 
 
 def closed_form_model(images: Images, name: str) -> Model:
-    """A training-free model: the closed-form denoiser of the images themselves."""
+    """A training-free model: the closed-form denoiser of the images themselves, on the CPU."""
     points = images.tensor()
     shape = (points.shape[1], points.shape[2], points.shape[3])
-    denoiser = _Closed(closed_form(points, name))
+    denoiser = ClosedForm(closed_form(points, name))
     about = {"closed_form": name, "source": images.source, "train_sha256": images.fingerprint}
     return Model(denoiser, edm_for(points.flatten(1)), shape, about)
 
 
 def open_guard(
-    train: Images | None, heldout: Images | None, *, encoder: str, rate: float, index: Path | None, progress: bool
+    train: Images | None,
+    heldout: Images | None,
+    *,
+    encoder: str | None,
+    rate: float | None,
+    index: Path | None,
+    progress: bool,
 ) -> Guard | None:
     """The guard that the command line asks for: built from images, calibrated if there are unseen ones, or read.
+
+    None for `encoder` and `rate`: pixels and `RATE`.
 
     Raises:
         ValueError: in one line, if the options do not fit together or the guard cannot be made.
     """
     if train is None:
-        if heldout is not None:
-            raise ValueError("--heldout calibrates a guard and needs --guard TRAIN")
+        for name, given in (("heldout", heldout), ("guard-encoder", encoder), ("guard-rate", rate)):
+            if given is not None:
+                raise ValueError(f"--{name} is for a guard made from images: give --guard TRAIN")
         return None if index is None else Guard.load(index)
-    space = by_name(encoder)
+    space = by_name("pixels" if encoder is None else encoder)
     if heldout is None:
-        if index is not None:
-            raise ValueError(f"--guard-index {index} is written for a calibrated guard: give --heldout")
+        for name, given in (("guard-index", index), ("guard-rate", rate)):
+            if given is not None:
+                raise ValueError(f"--{name} {given} is for a calibrated guard: give --heldout")
         return Guard(train, space)
-    guard = Guard.calibrate(train, heldout, space, rate, progress=progress)
+    guard = Guard.calibrate(train, heldout, space, RATE if rate is None else rate, progress=progress)
     if index is not None:
         guard.save(index)
     return guard
 
 
-class _Closed(torch.nn.Module):
-    """A closed form in the place of a network."""
+class ClosedForm(torch.nn.Module):
+    """A closed form in the place of a network, but for its device: `to` does not move its points."""
 
-    def __init__(self, denoiser: Any):
+    def __init__(self, denoiser: EmpiricalDenoiser):
         super().__init__()
         self.denoiser = denoiser
+        self.trajectory = denoiser.trajectory  # so that `heun` takes its own way down
 
     def forward(self, x: Tensor, sigma: Tensor | None) -> Tensor:
+        """E[mu | x]."""
         return self.denoiser(x, sigma)

@@ -45,10 +45,13 @@ def integrate(
 
     The last evaluation measures the noise left at the final state and is handed out as the image. Images whose noise
     estimate exceeds `CONVERGED` times sigmas[-1] are marked, and a `NotConverged` warning counts them: a sampler that
-    stops early looks like generalization. With `project`, every denoised image, and so every sample, obeys it.
+    stops early looks like generalization. With `project`, every denoised image, and so every sample, obeys it. An empty
+    batch takes no evaluation.
     """
     counted = _Counted(denoiser if project is None else projected(denoiser, project))
     x = float(sigmas[0]) * noise.normal(shape)
+    if not len(x):
+        return Samples(x, 0, residual(x, x), torch.ones(0, dtype=torch.bool))
     last = deque([x], maxlen=1)  # of all states, only the last is kept
     last.extend(sampler(counted, x, sigmas, noise, **options))
     x = last[0]

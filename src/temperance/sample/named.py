@@ -33,11 +33,15 @@ class Walk(NamedTuple):
 def walk(name: str, schedule: Schedule, steps: int | None = None) -> Walk:
     """A sampler by its name, on a schedule: `steps` levels, or for a self-paced one at most `steps` evaluations.
 
+    None and 0 stand for the number in STEPS.
+
     Raises:
-        ValueError: for a name that is none of SAMPLERS.
+        ValueError: for a name that is none of SAMPLERS, or steps below 0.
     """
     if name not in SAMPLERS:
         raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}")
+    if steps is not None and steps < 0:
+        raise ValueError(f"steps must be at least 0, which stands for {STEPS[name]}, got {steps}")
     count = steps or STEPS[name]
     if name in SELF_PACED:
         return Walk(SAMPLERS[name], levels(schedule, 2), {"limit": count})

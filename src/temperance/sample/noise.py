@@ -38,6 +38,5 @@ class Noise:
 
     def normal(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Float[Tensor, "batch *shape"]:
         """Standard normal numbers of `shape` for every index: [len(index), *shape]."""
-        return torch.stack([torch.randn(tuple(shape), generator=g, device=g.device) for g in self.generators]).to(
-            device
-        )
+        rows = [torch.randn(tuple(shape), generator=g, device=g.device) for g in self.generators]
+        return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, device=device)

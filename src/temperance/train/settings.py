@@ -36,7 +36,7 @@ class Settings:
             (arXiv 2303.09556, eq. 3).
         accumulate: parts that a process cuts its rows into, to save memory; the sum is the same gradient.
         precision: arithmetic of the network; weights, loss and averages stay in float32.
-        noise_groups: independent noise generators a batch; see `temperance.batch.batch_target`.
+        noise_groups: independent noise generators a batch; see `temperance.train.batch.batch_target`.
         processes: how many processes there must be; 0 for as many as the launcher says.
         max_skipped: steps in a row that are skipped because the loss is not a number, before the run stops.
         monitor_every: steps between looks at samples (`temperance train`); 0 for none.

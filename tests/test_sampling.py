@@ -1,0 +1,90 @@
+"""Sampling runs on disk: which options fit together, closed forms, several processes, what `resume` brings back."""
+
+import pytest
+import torch
+
+from temperance.data import load
+from temperance.guard import Guard
+from temperance.run.sampling import sample_run
+from temperance.run.sources import closed_form_model, open_guard
+from temperance.sample import Noise, Walker, heun, integrate
+
+IMAGES = load("digits[:20]")
+
+
+def sampled(out, model=None, **changes):
+    chosen = {"sampler": "auto", "steps": 4, "batch_size": 2, "guard": None, "seed": 0, "device": "auto"} | changes
+    model = closed_form_model(IMAGES, "tangent") if model is None else model
+    return sample_run(model, out, 5, progress=False, **chosen)
+
+
+def test_a_closed_form_walks_by_itself(tmp_path, monkeypatch):
+    model = closed_form_model(IMAGES, "tangent")
+    inner = model.denoiser.denoiser
+    expected = integrate(heun, inner, model.shape, model.schedule.grid(4), Noise(0, range(5))).x
+    walked, own = [], inner.trajectory
+
+    def trajectory(x, sigmas, *, last=False):
+        walked.append(len(x))
+        return own(x, sigmas, last=last)
+
+    assert isinstance(model.denoiser, Walker)
+    monkeypatch.setattr(model.denoiser, "trajectory", trajectory)
+    assert sampled(tmp_path, model)["nfe"] == 7 and walked == [2, 2, 1]
+    pixels = load(str(tmp_path / "samples.npz")).tensor()
+    assert float((pixels - expected.clamp(-1, 1)).abs().max()) < 1.01 / 127.5
+
+
+def test_a_closed_form_stays_on_the_cpu_where_there_is_a_gpu(tmp_path, monkeypatch):
+    sampled(tmp_path / "a")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    sampled(tmp_path / "b")
+    one, two = (tmp_path / name / "samples.npz" for name in "ab")
+    assert one.read_bytes() == two.read_bytes()
+    with pytest.raises(ValueError, match="leave out --device cuda"):
+        sampled(tmp_path / "c", device="cuda")
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("guard", [None, Guard(IMAGES)])
+def test_guiding_without_a_threshold_is_refused_before_anything_is_drawn(tmp_path, guard):
+    with pytest.raises(ValueError, match="--guide needs a calibrated guard"):
+        sampled(tmp_path / "out", guard=guard, guide=True)
+    with pytest.raises(ValueError, match="steps must be at least 0"):
+        sampled(tmp_path / "out", steps=-1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("train", "given", "word"),
+    [
+        (None, {"encoder": "efficientnet"}, "--guard-encoder is for a guard"),
+        (None, {"rate": 0.1}, "--guard-rate is for a guard"),
+        (None, {"heldout": IMAGES}, "--heldout is for a guard"),
+        (IMAGES, {"rate": 0.1}, "give --heldout"),
+    ],
+)
+def test_options_without_their_guard_are_refused(train, given, word):
+    given = {"heldout": None, "encoder": None, "rate": None} | given
+    with pytest.raises(ValueError, match=word):
+        open_guard(train, index=None, progress=False, **given)
+
+
+def test_the_rate_is_that_of_all_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert sampled(tmp_path) == {}
+    monkeypatch.setenv("RANK", "0")
+    found = sampled(tmp_path)
+    assert found["images_per_second"] * found["seconds"] == pytest.approx(5) and found["processes"] == 2
+    assert sampled(tmp_path, resume=True)["images_per_second"] == 0
+
+
+def test_resuming_brings_back_pictures(tmp_path):
+    sampled(tmp_path)
+    files = sorted((tmp_path / "images").glob("*.png"))
+    before = [file.read_bytes() for file in files]
+    files[0].unlink()
+    files[3].write_bytes(b"")
+    sampled(tmp_path, resume=True)
+    assert len(files) == 5 and [file.read_bytes() for file in files] == before
