@@ -6,7 +6,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from temperance.auditing import KEYS, Encoded, as_json, audit, write
+from temperance.auditing import KEYS, Encoded, as_json, audit, gate, write
+from temperance.auditing.sets import in_train
 from temperance.data import Images
 from temperance.features import Pixels
 from temperance.report import audit_page, html
@@ -127,7 +128,8 @@ def test_very_small_sets_work(n, tmp_path):
         found = json.loads(data.read_text())["encoders"]["pixels"]
         assert list(report.sizes.values()) == [len(s) for s in sets]
         assert [found[key] is not None for key in whole_set] == [n >= 2] * 3  # no spread in one image
-        assert found["precision"] is None  # needs more than 5 images
+        assert found["precision"] is None  # needs 20 images
+        assert found["quality_n"] == (n if n > 1 else None)
         assert 0 < found["ratio_median"] <= 1 and 0 <= found["memorized_fraction"] <= 1
         assert found["flagged"] == (0 if len(sets) == 3 else None)
         assert page.read_text().count("<li><div") == n
@@ -175,6 +177,43 @@ def test_tensors_and_arrays_mean_the_same():
     assert as_json(audit(TRAIN, tensor, HELDOUT))["copies"] == as_json(audit(TRAIN, planted(), HELDOUT))["copies"]
 
 
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (
+            torch.zeros(3, 1, 8, 8, dtype=torch.uint8),
+            r"got uint8 \[3, 1, 8, 8\]; stored pixels are given as a NumPy array",
+        ),
+        (torch.zeros(3, 8, 8), r"got float32 \[3, 8, 8\]"),
+        (torch.linspace(0, 255, 192).reshape(3, 1, 8, 8), r"in \[-1, 1\], got 0 to 255"),
+    ],
+)
+def test_tensors_that_hold_no_images_from_minus_1_to_1_are_refused(tensor, words):
+    with pytest.raises(ValueError, match=words):
+        audit(TRAIN, tensor)
+
+
+def test_samples_that_nobody_clamped_are_accepted():
+    loud = Images(planted(5, 20)).tensor() * 1.6  # stored as they would be in a file
+    assert audit(TRAIN, loud, quality_limit=2).sizes["generated"] == 20
+
+
+def test_a_model_without_held_out_images_is_refused_before_any_work(capsys):
+    with pytest.raises(ValueError, match="needs non-members"):
+        audit(TRAIN, REST[:3], model=lambda x, _: x, progress=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_relit_copies_are_not_called_identical():
+    train = TRAIN // 2
+    relit = np.concatenate([train[:3] + 20, train[3:6], np.ascontiguousarray(train[6:8, :, ::-1]), REST[:60] // 2])
+    report = audit(train, relit, quality_limit=2)
+    cards = next(b for b in audit_page(report).blocks if b.kind == "gallery").cards
+    facts = {dict(card.facts)["image"]: (dict(card.facts)["match distance"], card.flag) for card in cards}
+    assert all(facts[str(i)][0] == "0.000" for i in range(8))
+    assert [facts[str(i)][1] == "identical" for i in range(8)] == [False] * 3 + [True] * 5
+
+
 def test_other_encoders_stand_side_by_side():
     class Halves:
         name = "halves"
@@ -208,3 +247,38 @@ def test_encoded_rows_are_made_on_demand():
 def test_classes_have_the_names_of_their_folders():
     train = Images(TRAIN[:60], labels=np.arange(60) // 30, classes=("12", "cats"))
     assert [row.label for row in audit(train, REST[:40]).classes["pixels"]] == ["12", "cats"]
+    train.labels[:20] = -1  # what data sets from the hub give where there is no label
+    assert [row.label for row in audit(train, REST[:40]).classes["pixels"]] == ["unlabeled", "12", "cats"]
+
+
+class Parity:
+    """Two places for all images: different ones collide."""
+
+    name = "parity"
+
+    def __call__(self, images):
+        return (images.flatten(1) > 0).sum(1, keepdim=True).float() % 2
+
+
+def test_new_images_that_collide_with_training_images_are_not_flagged():
+    """Only pixels tell whether a held-out image is a training image, and whether a card says identical."""
+    heldout = np.concatenate([HELDOUT[:190], TRAIN[:4], np.ascontiguousarray(TRAIN[4:6, :, ::-1])])
+    found = audit(TRAIN, REST[:150], heldout, encoders=(Pixels(), Parity()), quality_limit=2)
+    nulls = {name: found.nulls[name] for name in ("pixels", "parity")}
+    assert all(null["identical_heldout"] == 6 and null["heldout"] == 190 for null in nulls.values())
+    assert nulls["parity"]["least_p"] == 1 and found.flags["parity"] == 0
+    assert not [c for c in found.copies if c["encoder"] == "parity"]
+    assert "parity" in found.provenance["settings"]["notes"][-1]
+    cards = next(b for b in audit_page(found).blocks if b.title == "Closest pairs · parity").cards
+    assert cards and not any(card.flag == "identical" for card in cards)
+    assert any("repeats images" in note for note in found.provenance["settings"]["notes"])
+    assert in_train({"train": Images(TRAIN), "x": Images(heldout)}, False)["x"].sum() == 4
+
+
+def test_limits_that_take_a_held_out_set_are_refused_without_it():
+    figures = as_json(audit(TRAIN, REST[:20]))["encoders"]["pixels"]
+    absent = {name for name in set(gate.MEASURES) - {"flagged_fraction"} if figures[name] is None}
+    assert absent - {"eidetic_k"} == set(gate.HELDOUT) - {"flagged_fraction"}  # nothing was extracted here
+    with pytest.raises(ValueError, match="--fail-below copy_auc=0.4 needs --heldout"):
+        gate.limits([], ["copy_auc=0.4"], heldout=False)
+    assert gate.limits(["recall=1"], ["copy_auc=0.4"])

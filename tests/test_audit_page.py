@@ -31,6 +31,7 @@ def test_audit_page_shows_every_number_with_interval_null_and_source():
     copied = table.rows[0].cells
     assert (copied[1].text, copied[1].detail) == ("0.0 %", "0 of 150")
     assert copied[2].detail == "at most 2.0 % (3/n)"
+    assert "on 150 images of each set" in table.caption
     rarest = {r.cells[0].text: r.cells for r in table.rows}["Rarest extracted"]
     assert rarest[2].text == "–"  # a count of what was found has no interval
 

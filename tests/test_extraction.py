@@ -11,6 +11,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from rows import cdist, sets
 from temperance import metrics as tm
+from temperance.data import load
 
 # ---- shares at a stated rate, extraction, variety, likelihood ----
 
@@ -146,26 +147,64 @@ def naive_fld_nll(x, centers, data):
 
 def test_fld_agrees_with_a_general_optimizer(monkeypatch):
     monkeypatch.setattr("temperance.metrics.likelihood.STEPS", 3000)
+    monkeypatch.setattr("temperance.metrics.likelihood.ROUNDS", 1)
     x, train = sets(12, 24, 3, seed=4)
     heldout = sets(1, 20, 3, seed=5)[1]
-    a, b, c = (((v.double() - heldout.double().mean(0)) / heldout.double().std(0)).numpy() for v in (x, train, heldout))
-    order = torch.randperm(24, generator=torch.Generator().manual_seed(0)).numpy()
-    base = naive_fld_nll(c, b[order[:12]], b[order[12:]])
-    assert tm.fld(x, train, heldout).value == pytest.approx(100 * (naive_fld_nll(c, a, b) - base), abs=0.05)
+    real = torch.cat([train, heldout]).double()
+    a, b, c = (((v.double() - real.mean(0)) / real.std(0)).numpy() for v in (x, train, heldout))
+    g = torch.Generator().manual_seed(0)
+    line = torch.randn(3, generator=g, dtype=torch.float64).numpy()
+    a, c = a[np.argsort(a @ line)], c[np.argsort(c @ line)]
+    p, q = (torch.randperm(len(v), generator=g).numpy() for v in (a, c))
+    gaps = []
+    for i, j in ((p, q), (p[::-1], q[::-1])):  # half of either set as centers, six, then the opposite ones
+        asked = c[j[6:]]
+        gaps.append(naive_fld_nll(asked, a[i[:6]], b) - naive_fld_nll(asked, c[j[:6]], b))
+    m = tm.fld(x, train, heldout)
+    assert m.value == pytest.approx(100 * np.mean(gaps), abs=0.05)
+    assert (m.low, m.high, m.null) == (None, None, None)  # 12 rows are too few
+
+
+def real_digits(n, seed):
+    """Three sets of n real images that share none."""
+    x = load("digits").tensor().flatten(1)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    return [x[order[i * n : (i + 1) * n]] for i in range(3)]
+
+
+@pytest.mark.parametrize(("n", "draws"), [(20, 20), (50, 20), (200, 5)])
+def test_fld_of_real_data_is_0_within_its_interval(n, draws):
+    found = [tm.fld(*real_digits(n, seed)) for seed in range(draws)]
+    value = torch.tensor([m.value for m in found])
+    assert abs(value.mean()) < 3 * value.std() / math.sqrt(draws)
+    assert value.std() < 10  # the line above allows nothing wild
+    assert sum(not m.low < 0 < m.high for m in found) <= 1 + draws // 10  # one in twenty is expected
+
+
+def test_fld_of_copied_digits_is_above_real_data():
+    for n in (20, 50, 200):
+        fresh, train, heldout = real_digits(n, 0)
+        assert tm.fld(train, train, heldout).low > 1e6
+    half = tm.fld(torch.cat([train[:100], fresh[100:]]), train, heldout)
+    assert half.low > 0 and half.value > tm.fld(fresh, train, heldout).value + 5
 
 
 def test_fld_sees_copying_shift_and_lost_variety():
     g = torch.Generator().manual_seed(0)
     train, heldout, fresh = (torch.randn(300, 6, generator=g) for _ in range(3))
     real = tm.fld(fresh, train, heldout)
-    assert abs(real.value) < 10 and real.null == 0
+    assert real.low < 0 < real.high and real.null == 0
     for worse in (train, fresh + 2, fresh[:3].repeat(100, 1), torch.cat([train[:240], fresh[:60]])):
         m = tm.fld(worse, train, heldout)
         assert m.value > real.value + 3 and m.low > real.high
+    assert tm.fld(fresh.flip(0), train.flip(0), heldout.flip(0)).value == pytest.approx(real.value)
     one = torch.ones(300, 1)  # a feature that says nothing changes nothing
     assert tm.fld(*(torch.cat([v, one], 1) for v in (fresh, train, heldout))) == real
-    with pytest.raises(ValueError, match="every feature is constant"):
-        tm.fld(fresh, train, torch.ones(5, 6))
+    for same in ((train, torch.ones(5, 6)), (torch.ones(5, 6), heldout)):
+        with pytest.raises(ValueError, match="every feature is constant"):
+            tm.fld(fresh, *same)
+    with pytest.raises(ValueError, match="got 1, 300 and 300"):
+        tm.fld(fresh[:1], train, heldout)
 
 
 def test_fd_ratio_is_below_one_for_copies():

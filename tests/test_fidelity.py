@@ -40,6 +40,13 @@ def test_frechet_distance_known_answers():
         tm.frechet_distance(a[:1], a)
 
 
+def test_a_ratio_to_rounding_is_none():
+    train, heldout = sets(60, 60, 5)
+    assert tm.fd_ratio(heldout, train, heldout.flip(0)) is None
+    found = tm.fd_ratio(train, train, heldout)
+    assert found is not None and found.value == pytest.approx(0, abs=1e-9)
+
+
 def test_kid_agrees_with_loops_and_is_unbiased():
     x, y = sets(12, 9, 4)
 

@@ -125,10 +125,13 @@ def power_law(m, seed, power=6.0):
 
 
 def test_the_fitted_tail_gives_the_p_values_of_a_power_law():
-    null = tm.fit_null(power_law(2000, 0), 1000, 0.05)
+    heldout = power_law(2000, 0)
+    null = tm.fit_null(heldout, 1000, 0.05)
     assert null.kind == "tail" and null.shape < 0.2
-    for p in (0.05, 0.01, 1e-3, 1e-4):
+    for p in (0.05, 0.01, 1e-3, 4e-5):
         assert p / 3 < float(null.p(torch.tensor([p ** (1 / 6)]))) < 3 * p
+    resolved = torch.cat([heldout, heldout + 1e-3])  # from the closest held-out image on, counting is not undercut
+    assert torch.equal(null.p(resolved), tm.p_values(resolved, heldout))
     t = torch.linspace(0, 1.2, 200)
     assert bool((null.p(t).diff() >= -1e-12).all())
     assert float(null.p(torch.zeros(1))) == null.least == pytest.approx(1 / 2001 / 1000)
@@ -162,10 +165,20 @@ def test_counting_is_used_where_it_is_enough_and_where_a_tail_cannot_be_fitted()
 
 def test_held_out_images_that_are_training_images_leave_the_null():
     d = torch.cat([power_law(200, 0), torch.zeros(5)])
+    null = tm.fit_null(d, 1000, 0.05, d == 0)
+    assert (null.identical, len(null.distance), null.kind) == (5, 200, "tail")
+    overlapping = tm.fit_null(torch.zeros(100), 1000, 0.05, torch.ones(100) > 0)
+    assert overlapping.kind == "conformal" and float(overlapping.p(torch.zeros(1))) == 1 and overlapping.overlap
+
+
+def test_held_out_images_that_collide_stay_in_the_null_as_ties():
+    d = torch.cat([power_law(200, 0), torch.zeros(5)])
     null = tm.fit_null(d, 1000, 0.05)
-    assert (null.identical, len(null.distance)) == (5, 200)
-    overlapping = tm.fit_null(torch.zeros(100), 1000, 0.05)
-    assert overlapping.kind == "conformal" and float(overlapping.p(torch.zeros(1))) == 1
+    assert (null.identical, len(null.distance), null.kind, null.ties) == (0, 205, "conformal", 5)
+    assert float(null.p(torch.zeros(1))) == null.least == pytest.approx(6 / 206)
+    assert tm.fewest_flags(100, 205, 0.05, null.ties) == 59  # 59 of p 6/206 pass a step of 59 * 0.05 / 100, 58 do not
+    coarse = (power_law(500, 0) * 20).ceil()  # distances of a hash: no smooth tail
+    assert tm.fit_null(coarse, 1000, 0.05).kind == "conformal"
 
 
 @settings(max_examples=25, deadline=None)
@@ -364,7 +377,9 @@ def test_two_reports_stand_side_by_side(report, tmp_path):
     told = side_by_side(a, b)["membership"]
     assert told["difference"] == pytest.approx(-0.3) and told["overlap"] is False
     b["provenance"]["sha256"]["train"] = "other"
+    b["provenance"]["settings"]["fdr"] = 0.2
     assert "different train sets" in side_by_side(a, b)["warnings"][0]
+    assert "settings of fdr: 0.05 and 0.2" in side_by_side(a, b)["warnings"][1]
     (tmp_path / "report.json").write_text(json.dumps({**a, "schema": 99}))
     with pytest.raises(ValueError, match="schema 99"):
         read_report(tmp_path / "report.json")

@@ -142,7 +142,7 @@ def test_sizes_have_floors_of_their_own():
     assert "the floor" in [c.detail for c in one.blocks[0].rows[0].cells]
     (cell,) = (c for c in two.blocks[0].rows[0].cells if c.detail == "the floor, by n")
     assert cell.text == "4.00–9.00"
-    line = "real data against real data"
+    line = "FD of the training images"
     assert line in tr.html(one) and line not in tr.html(two)
 
 

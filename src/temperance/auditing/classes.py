@@ -1,5 +1,7 @@
 """Copying by class: which kind of training image comes back."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -21,8 +23,13 @@ def by_class(
     names = label.unique().tolist()
     if len(names) < 2:
         return ()
-    called = train.classes or {}
-    return tuple(_row(n, called[n] if called else str(n), label, generated, heldout, flagged) for n in names)
+    called = train.classes or ()
+    return tuple(_row(n, _name(n, called), label, generated, heldout, flagged) for n in names)
+
+
+def _name(number: int, called: Sequence[str]) -> str:
+    """A class by its name; data sets mark images without a label by a negative one."""
+    return "unlabeled" if number < 0 else called[number] if called else str(number)
 
 
 def _row(

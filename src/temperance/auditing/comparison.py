@@ -76,6 +76,10 @@ def _warnings(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     one, other = (r["provenance"]["images"]["generated"] for r in (a, b))
     if one != other:
         found.append(f"{one} and {other} generated images: distances between whole sets depend on their sizes.")
+    for key in ("fdr", "moved", "duplicate_radius", "quality_limit"):
+        one, other = (r["provenance"].get("settings", {}).get(key) for r in (a, b))
+        if one != other:
+            found.append(f"The two audits were run with different settings of {key}: {one} and {other}.")
     for encoder in set(a["encoders"]) ^ set(b["encoders"]):
         found.append(f"Only one of them used the encoder {encoder}.")
     return found

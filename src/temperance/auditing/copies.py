@@ -20,9 +20,9 @@ from temperance.report import COPY_RATIO, Distances, Neighbor, Pair
 NAMED = 5  # training images equal to the source that are named
 
 
-def is_copy(near: Closeness, flagged: Tensor | None) -> Tensor:
-    """What `copies` lists: flagged or identical images; without held-out data, those with d1/d2 below 1/3."""
-    return ((near.generated.ratio < COPY_RATIO) if flagged is None else flagged) | (near.match.distance == 0)
+def is_copy(near: Closeness, flagged: Tensor | None, certain: Tensor) -> Tensor:
+    """What `copies` lists: flagged and certain ones; without held-out data, those with d1/d2 below 1/3."""
+    return ((near.generated.ratio < COPY_RATIO) if flagged is None else flagged) | certain
 
 
 def listed(
@@ -33,9 +33,10 @@ def listed(
     null: tm.Null | None,
     p: Tensor | None,
     flagged: Tensor | None,
+    certain: Tensor,
 ) -> list[dict[str, Any]]:
     """Rows of `copies` in `report.json`, in the given order."""
-    copied = is_copy(near, flagged)
+    copied = is_copy(near, flagged, certain)
     chosen = [i for i in order if copied[i]]
     counted = None if null is None else tm.p_values(near.match.distance, null.distance)
     equal = _equal(near.group, {int(near.match.index[i]) for i in chosen})

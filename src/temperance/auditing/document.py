@@ -71,6 +71,7 @@ def _figures(report: Report, encoder: str) -> dict[str, Any]:
         "heldout_memorized_fraction": copied.null,
         "heldout_ratio_median": ratio.null,
         "memorized_at_most": None if copied.value else min(1.0, 3 / copied.n),
+        "quality_n": found["fd_train"].n if "fd_train" in found else None,
         "flagged": report.flags[encoder],
         "null": report.nulls.get(encoder),
         "fdr": report.provenance["settings"]["fdr"],

@@ -9,6 +9,7 @@ from temperance import metrics as tm
 from temperance.auditing.views import Encoded
 from temperance.report import Measurement
 
+FEWEST = 20  # of each set for neighborhoods and likelihoods: on fewer, recall comes out too high, and fld has no null
 LIKELIHOOD = 2_000  # rows of each set that enter the figures that cost n^2 in float64 many times over
 
 
@@ -46,15 +47,15 @@ def _against_heldout(
         "kid": tm.with_null(tm.kid(x, heldout), same),
         "mifid": tm.with_null(found["mifid"], tm.mifid(heldout, all_train, floor)),
         "dcr_share": tm.dcr_share(x, train, heldout),
-        "fld": tm.fld(*(_few(v, seed) for v in (x, train, heldout))) if len(train) >= 4 else None,
+        "fld": tm.fld(*(_few(v, seed) for v in (x, train, heldout))) if len(train) >= FEWEST else None,
     }
     quality = {key: tm.with_null(m, null[key]) for key, m in _quality(x, heldout).items()}
     return {key: m for key, m in against.items() if m is not None} | quality
 
 
 def _quality(x: Tensor, reference: Tensor) -> dict[str, Measurement]:
-    """Precision, recall, density and coverage, where the sets are large enough for five neighbors."""
-    return tm.quality(x, reference)._asdict() if len(x) > 5 else {}
+    """Precision, recall, density and coverage, where the sets are large enough for neighborhoods."""
+    return tm.quality(x, reference)._asdict() if len(x) >= FEWEST else {}
 
 
 def _few(rows: Tensor, seed: int) -> Tensor:

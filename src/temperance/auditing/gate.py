@@ -9,6 +9,10 @@ from temperance.auditing.document import KEYS
 
 DEFAULT = "memorized_fraction"
 MEASURES = (*KEYS, "flagged", "flagged_fraction", "memorized_at_most")
+HELDOUT = (
+    *("copy_auc", "memorized_adaptive", "dcr_share", "ct_score", "fd_ratio", "fd_heldout", "fd_floor", "fld"),
+    *("flagged", "flagged_fraction"),
+)  # these take a held-out set
 
 
 class Limit(NamedTuple):
@@ -20,18 +24,25 @@ class Limit(NamedTuple):
     text: str  # as it was typed
 
 
-def limits(above: Iterable[str], below: Iterable[str]) -> list[Limit]:
+def limits(above: Iterable[str], below: Iterable[str], *, heldout: bool = True) -> list[Limit]:
     """Read limits before any work is done.
 
     Args:
         above: upper limits; a number alone is one for the memorized fraction. `flagged_fraction` is `flagged` over the
             number of generated images.
         below: lower limits, such as `recall=0.5`.
+        heldout: whether there is a held-out set.
 
     Raises:
-        ValueError: if a limit is no number or its measure is unknown.
+        ValueError: if a limit is no number, its measure is unknown, or it takes a held-out set that is not there.
     """
-    return [_limit(text, word) for word, given in (("above", above), ("below", below)) for text in given]
+    found = [_limit(text, word) for word, given in (("above", above), ("below", below)) for text in given]
+    for limit in found:
+        if limit.measure in HELDOUT and not heldout:
+            raise ValueError(
+                f"--fail-{limit.word} {limit.text} needs --heldout: without it there is no {limit.measure}"
+            )
+    return found
 
 
 def _limit(text: str, word: str) -> Limit:

@@ -17,15 +17,14 @@ from temperance.auditing.copies import closest_pairs, distances_of, listed
 from temperance.auditing.fidelity import fidelity
 from temperance.auditing.planted import controls
 from temperance.auditing.scope import power, tested, untested
-from temperance.auditing.sets import check
+from temperance.auditing.sets import check, in_train
 from temperance.auditing.views import Encoded
 from temperance.data import Images
 from temperance.denoiser import Denoiser
 from temperance.features import Encoder, Pixels
 from temperance.membership import membership
 from temperance.report import Measurement, Report
-
-SHOWN = 24  # pairs kept for the gallery
+from temperance.report.render import SHOWN
 
 
 def audit(
@@ -64,7 +63,8 @@ def audit(
         model: the denoiser behind the generated images: adds the membership test, which needs held-out images.
 
     Raises:
-        ValueError: if the sets differ in image size, are empty, or train has fewer than 2 distinct images.
+        ValueError: if the sets differ in image size, are empty, or train has fewer than 2 distinct images; if a tensor
+            holds no images in [-1, 1]; if there is a model and no held-out set.
 
     Under torch.distributed the search is shared between the ranks, and every rank returns the same report.
 
@@ -73,6 +73,9 @@ def audit(
     `temperance.heap`.
     """
     sets = check({"train": train, "generated": generated, "heldout": heldout}, fdr)
+    if model is not None and heldout is None:
+        raise ValueError("a membership test needs non-members: give held-out images with the model")
+    same = in_train(sets, moved)
     report = Report({}, {}, {}, (), {}, {key: len(value) for key, value in sets.items()})
     copies, notes, p_values = [], [], {}
     for encoder in encoders:
@@ -80,22 +83,23 @@ def audit(
         rows = {key: Encoded(value, encoder, progress=progress) for key, value in sets.items()}
         search = Search(rows, duplicate_radius, moved, work, progress)
         near = search.compare()
-        null, p, flagged = flag(near, fdr)
+        null, p, flagged = flag(near, fdr, same.get("heldout"))
         copied = copying(search, near)
         order = ranked(near, p)
         report.pairs[name] = closest_pairs(sets, rows["train"], near, order[:SHOWN], p, flagged)
         report.distances[name] = {"generated": distances_of(near.generated)}
         report.planted[name] = None
-        if near.heldout is not None and near.match_heldout is not None:
+        if near.heldout is not None and null is not None:
             report.distances[name]["heldout"] = distances_of(near.heldout)
-            unseen = near.match_heldout.distance
-            report.planted[name] = controls(sets["train"], unseen, near.group, search.match, fdr, seed)
+            report.planted[name] = controls(sets["train"], null.distance, near.group, search.match, fdr, seed)
         del search  # its tables make room for the features of whole sets
         report.measurements[name] = copied | fidelity(rows, quality_limit, seed)
         report.flags[name] = None if flagged is None else int(flagged.sum())
         report.nulls[name] = None if null is None else null.describe()
         report.classes[name] = by_class(sets["train"], near.generated, near.heldout, flagged)
-        copies += listed(sets, name, near, order, null, p, flagged)
+        # In a coarse space different images lie at no distance from each other.
+        certain = same["generated"] | ((near.match.distance == 0) & isinstance(encoder, Pixels))
+        copies += listed(sets, name, near, order, null, p, flagged, certain)
         notes += power(name, len(sets["generated"]), fdr, null, flagged)
         if p is not None:
             p_values[name] = p
@@ -121,8 +125,6 @@ def audit(
 
 
 def _attack(model: Denoiser, sets: dict[str, Images], seed: int, progress: bool) -> tuple[Measurement, ...]:
-    if "heldout" not in sets:
-        raise ValueError("a membership test needs non-members: give held-out images with the model")
     train, heldout = (sets[key].tensor() for key in ("train", "heldout"))
     return membership(model, train, heldout, seed=seed, progress=progress).measurements
 

@@ -65,7 +65,7 @@ def controls(
 
     Args:
         train: the training images.
-        heldout: distances of the held-out images, as they are tested.
+        heldout: distances of the held-out images, as they are tested; without those that are training images.
         group: duplicate group of each training image: a copy's source is named if its group is.
         match: index and distance of the training image that each of some images matches.
         fdr: the rate chosen.
@@ -109,9 +109,7 @@ def _curves(
     used = set()
     for _ in range(ROUNDS):
         order = torch.randperm(len(heldout), generator=generator)
-        # An image at distance 0 is in the training set: it is no negative.
         negatives = heldout[order[half:]]
-        negatives = negatives[negatives > 0]
         k = max(1, round(SHARE * len(negatives)))
         null = tm.fit_null(heldout[order[:half]], len(negatives) + k, fdr)
         used.add(null.kind)

@@ -13,19 +13,21 @@ def power(name: str, n: int, fdr: float, null: tm.Null | None, flagged: Tensor |
     if null is None or flagged is None:
         return []
     m = len(null.distance)
-    return [*_overlap(name, null), *(_fitted(name, n, fdr, null) if null.edge else _counted(name, n, m, fdr, flagged))]
+    told = _fitted(name, n, fdr, null) if null.edge else _counted(name, n, m, fdr, null.ties, flagged)
+    return [*_overlap(name, null), *told]
 
 
 def _overlap(name: str, null: tm.Null) -> list[str]:
     if null.identical == 0:
         return []
-    kept = bool((null.distance <= 0).any())
-    text = (
-        f"In {name}, {null.identical} held-out images are training images, as they are or mirrored, shifted or recoded"
-    )
-    if kept:
+    text = f"In {name}, {null.identical} held-out images are training images, pixel by pixel, as they are or mirrored"
+    if null.overlap:
         return [f"{text}: the held-out set overlaps the training set, and identical copies cannot be flagged."]
-    return [f"{text}. They are no unseen images and were left out of the null."]
+    return [
+        f"{text}. They are no unseen images and were left out of the null. If they are no slip of the split but the"
+        " source repeats images, a new image from it can repeat one too: such images may be flagged, and the rate does"
+        " not hold for them."
+    ]
 
 
 def _fitted(name: str, n: int, fdr: float, null: tm.Null) -> list[str]:
@@ -33,21 +35,23 @@ def _fitted(name: str, n: int, fdr: float, null: tm.Null) -> list[str]:
     closest = round(null.share * (m + 1)) - 1
     return [
         f"In {name}, {m} held-out images allow no p-value below 1/{m + 1} by counting, and flagging a single one of"
-        f" {n} images at a false discovery rate of {fdr:g} takes {fdr / n:.2g}. P-values below {null.share:.2g}"
-        f" therefore come from a generalized Pareto tail fitted to the log distances of the {closest} closest held-out"
-        f" images (shape {null.shape:.2f}), down to {null.least:.2g}. That is an assumption; the planted controls show"
-        " how it does on these sets. `p_conformal` in report.json is free of it."
+        f" {n} images at a false discovery rate of {fdr:g} takes {fdr / n:.2g}. P-values of images closer than every"
+        f" held-out one therefore come from a generalized Pareto tail fitted to the log distances of the {closest}"
+        f" closest held-out images (shape {null.shape:.2f}), down to {null.least:.2g}. That is an assumption; the"
+        " planted controls show how it does on these sets. `p_conformal` in report.json is free of it."
     ]
 
 
-def _counted(name: str, n: int, m: int, fdr: float, flagged: Tensor) -> list[str]:
-    least = tm.fewest_flags(n, m, fdr)
+def _counted(name: str, n: int, m: int, fdr: float, ties: int, flagged: Tensor) -> list[str]:
+    least = tm.fewest_flags(n, m, fdr, ties)
     if least <= 1:
         return []
+    some = f", {ties} of them at distance 0 from a training image," if ties else ""
+    where = "at distance 0 from one" if ties else "closer to the training set than every held-out image"
     text = (
-        f"In {name}, the smallest p-value that {m} held-out images allow is 1/{m + 1}. At a false discovery"
-        f" rate of {fdr:g}, at least {least} of the {n} generated images must lie closer to the training"
-        " set than every held-out image before any can be flagged."
+        f"In {name}, the smallest p-value that {m} held-out images{some} allow is {1 + ties}/{m + 1}. At a false"
+        f" discovery rate of {fdr:g}, at least {least} of the {n} generated images must lie {where} before any can"
+        " be flagged."
     )
     if least > n:
         text += " That is more than there are, so this rate cannot be reached: give more held-out images."

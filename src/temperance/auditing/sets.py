@@ -1,11 +1,17 @@
 """The sets that are compared: any accepted form as images, checked against each other."""
 
+import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from temperance.data import Images, to_uint8
+
+REACH = 5.0  # beyond it no sampler goes, however early it was stopped; pixels from 0 to 255 do
 
 
 def check(sets: dict[str, Any], fdr: float) -> dict[str, Images]:
@@ -33,12 +39,45 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _images(value: Images | Tensor | np.ndarray, name: str) -> Images:
-    """Any accepted form as uint8 images; a tensor is rounded to 8 bits, as saving it would."""
+    """Any accepted form as uint8 images; a tensor is clamped to [-1, 1] and rounded, as saving it would."""
     if isinstance(value, Images):
         return value
     if isinstance(value, Tensor):
-        return Images(to_uint8(value.detach().cpu().float()), source=name)
+        return Images(to_uint8(_checked(value, name).detach().cpu().float()), source=name)
     return Images(value[..., None] if value.ndim == 3 else value, source=name)
+
+
+def _checked(value: Tensor, name: str) -> Tensor:
+    """A tensor that can be images in [-1, 1]: samples that nobody clamped reach beyond, stored pixels far beyond."""
+    hint = "; stored pixels are given as a NumPy array, uint8 [n, h, w, c]"
+    if value.ndim != 4 or not value.is_floating_point():
+        kind = str(value.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{name}: a tensor must hold floating-point images [n, c, h, w] in [-1, 1], got {kind} {list(value.shape)}"
+            + hint
+        )
+    if value.numel() and float(value.abs().max()) > REACH:
+        raise ValueError(
+            f"{name}: a tensor must hold images in [-1, 1], got {float(value.min()):g} to {float(value.max()):g}" + hint
+        )
+    return value
+
+
+def in_train(sets: dict[str, Images], mirrored: bool) -> dict[str, Bool[Tensor, " n"]]:
+    """Which images of the other sets are training images, pixel by pixel, as they are or mirrored.
+
+    Cost: a hash of every image.
+    """
+    known = set(_digests(sets["train"].pixels))
+    found = {}
+    for key, images in ((k, v) for k, v in sets.items() if k != "train"):
+        views = [images.pixels, images.pixels[:, :, ::-1]] if mirrored else [images.pixels]
+        found[key] = torch.tensor([[d in known for d in _digests(view)] for view in views]).any(0)
+    return found
+
+
+def _digests(pixels: np.ndarray) -> Iterator[bytes]:
+    return (hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in pixels)
 
 
 def label(images: Images, i: int) -> str | int:

@@ -11,11 +11,13 @@ from temperance.cli.input import load, say, writable
 from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Quiet, Seed, Size
 from temperance.cli.verb import Gate, verb
 
+SIDE_BY_SIDE = ("train", "generated", "out", "compare", "seed", "device", "quiet", "offline", "json_")
 WORK = ".audit"  # in the output folder, while the audit runs: what an interrupted one goes on from
 
 
 @verb
 def audit(
+    context: typer.Context,
     train: Annotated[str, typer.Argument(help="Training images; with --compare, a report.json.")],
     generated: Annotated[str, typer.Argument(help="Generated images; with --compare, another report.json.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write to.")] = None,
@@ -44,6 +46,7 @@ def audit(
     An interrupted audit goes on where it was if the same command is given again. Under torchrun, processes share it.
     """
     if compare:
+        _idle(context)
         return _compare(train, generated, out, quiet, json_)
     if out is None:
         raise ValueError("--out is missing; name a folder for the report, such as --out audit")
@@ -54,7 +57,9 @@ def audit(
     from temperance.features import by_name
     from temperance.heap import return_freed
 
-    given = limits(fail_above or [], fail_below or [])
+    given = limits(fail_above or [], fail_below or [], heldout=heldout is not None)
+    if model and not heldout:
+        raise ValueError("--model needs --heldout: the membership test asks for images that the model never saw")
     encoders = [by_name(name) for name in dict.fromkeys(encoder or ["pixels"])]
     writable(out)
     return_freed()
@@ -107,6 +112,15 @@ def _check(found: dict[str, Any], given: list[Any], out: Path, json_: bool) -> N
         if json_:
             print(json.dumps(found, allow_nan=False))
         raise Gate(f"{'; '.join(problems)}; see {out / 'report.html'}")
+
+
+def _idle(context: typer.Context) -> None:
+    """Refuse what a comparison of two reports would not look at, a gate above all."""
+    names = [name for name in context.params if name not in SIDE_BY_SIDE]
+    told = [name for name in names if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    if told:
+        options = ", ".join("--" + name.replace("_", "-") for name in told)
+        raise ValueError(f"--compare reads two reports and cannot use {options}; give it to the audits themselves")
 
 
 def _compare(a: str, b: str, out: Path | None, quiet: bool, json_: bool) -> dict[str, Any]:

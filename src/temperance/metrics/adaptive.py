@@ -16,16 +16,16 @@ def memorized_adaptive(generated: Proximity, heldout: Proximity, *, rate: float 
     """Share of images with d1/d2 below the value that a share `rate` of held-out real images stays below.
 
     The threshold 1/3 is too strict on some data (near-copies at .5 pass) and too loose on other data (unseen images
-    at .3 are called copies); this one asks the data. Lower is better, and right at `rate`. The null is the share that
-    held-out images reach themselves: `rate`, or less where it falls between two of them. Source: the 1/3 of Yoon et
-    al. 2023 replaced by a held-out quantile (ours). Interval: see `share_below`.
+    at .3 are called copies); this one asks the data. `rate` is right. The null is the share that held-out images reach
+    themselves: `rate`, or less where it falls between two of them. Source: the 1/3 of Yoon et al. 2023 replaced by a
+    held-out quantile (ours). Interval: see `share_below`.
 
     Raises:
         ValueError: if `rate` is not between 0 and 1.
     """
     value, low, high, null = share_below(generated.ratio, heldout.ratio, rate)
     source = f"Yoon 2023; threshold at {100 * rate:g} % of held-out"
-    return Measurement("memorized_adaptive", value, low, high, len(generated.index), False, source, null)
+    return Measurement("memorized_adaptive", value, low, high, len(generated.index), None, source, null)
 
 
 def share_below(

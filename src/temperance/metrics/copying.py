@@ -68,7 +68,7 @@ def copy_auc(generated: Float[Tensor, " n"], heldout: Float[Tensor, " m"]) -> Me
     least = min(len(a), len(b))
     size = value * (1 - value) / variance if variance > 0 and 0 < value < 1 else least
     low, high = wilson(value, size)
-    return Measurement("copy_auc", value, low, high, len(a), False, "Mann-Whitney; DeLong 1988", 0.5)
+    return Measurement("copy_auc", value, low, high, len(a), None, "Mann-Whitney; DeLong 1988", 0.5)
 
 
 def _beats(a: Tensor, b: Tensor) -> Tensor:
@@ -99,9 +99,9 @@ def benjamini_hochberg(p: Float[Tensor, " n"], fdr: float) -> Bool[Tensor, " n"]
     return p <= order[allowed][-1] if bool(allowed.any()) else torch.zeros_like(p, dtype=torch.bool)
 
 
-def fewest_flags(n: int, m: int, fdr: float) -> int:
-    """How many of `n` images must beat all `m` held-out ones before Benjamini-Hochberg can reject any."""
-    return math.ceil(round(n / (fdr * (m + 1)), 9))
+def fewest_flags(n: int, m: int, fdr: float, ties: int = 0) -> int:
+    """How many of `n` images must beat all `m` held-out ones but `ties` before Benjamini-Hochberg can reject any."""
+    return math.ceil(round(n * (1 + ties) / (fdr * (m + 1)), 9))
 
 
 def authpct(generated: Proximity, spacing: Float[Tensor, " m"], heldout: Proximity | None = None) -> Measurement:
@@ -125,7 +125,7 @@ def authpct(generated: Proximity, spacing: Float[Tensor, " m"], heldout: Proximi
 
 def ct_score(generated: Float[Tensor, " n"], heldout: Float[Tensor, " m"]) -> Measurement:
     """Global data-copying z-score: below about -3, generated images are closer to the training set than
-    unseen ones.
+    unseen ones. Copies are, and so are images that are smoother than the data: blurred unseen ones.
 
     This is the test of Meehan et al. 2020 (arXiv 2004.05675) with one cell for the whole space; the source
     averages over k-means cells and can see copying in one region that this version averages out. Positive

@@ -13,6 +13,7 @@ from temperance.report import Measurement
 
 ROWS = 2048  # rows of a block where all pairs of two sets are visited: 32 MB of float64 distances
 BLOCK = 2_000_000  # numbers that are added to a covariance at a time: a factorisation holds them twice, in float64
+SAME = 1e-9  # of the variance: a Frechet distance below it is rounding
 CHEAP = 1e9  # flops below which a statistic may be recomputed ten times for its interval
 
 
@@ -55,7 +56,7 @@ def fd_ratio(
     """Frechet distance to train over Frechet distance to held-out. 1: the set leans to neither; below 1: to train.
 
     The references should be of equal size, since a Frechet distance depends on it. None where the distance to
-    held-out is 0. Interval: ten-fold jackknife over `x`, where that is cheap.
+    held-out is 0 but for rounding. Interval: ten-fold jackknife over `x`, where that is cheap.
 
     Args:
         x: the generated rows.
@@ -67,7 +68,7 @@ def fd_ratio(
         ValueError: as `frechet_distance`.
     """
     near, far = distances or [frechet_distance(x, r, interval=False) for r in (train, heldout)]
-    if far.value == 0:
+    if far.value <= SAME * float(heldout.var(0).sum()):
         return None
     value, low, high = near.value / far.value, None, None
     if len(x) >= 20 and (len(x) + x.shape[1]) * x.shape[1] ** 2 < CHEAP:

@@ -1,7 +1,5 @@
 """How close rows are to the training set, exactly and in blocks: their nearest points, duplicates apart."""
 
-import sys
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -30,9 +28,7 @@ class Proximity(NamedTuple):
         return self.distance / self.second
 
 
-def proximity(
-    x: Rows, train: Rows, group: Int[Tensor, " m"] | None = None, *, progress: str | None = None
-) -> Proximity:
+def proximity(x: Rows, train: Rows, group: Int[Tensor, " m"] | None = None) -> Proximity:
     """Distance of every row to its nearest training point and to the nearest one of another duplicate group.
 
     Without groups, two equal training points would give d1 = d2 and hide every copy of them.
@@ -41,7 +37,6 @@ def proximity(
         x: rows to look up, [n, f].
         train: the training set, [m, f].
         group: duplicate group of each training point; by default equal rows.
-        progress: what to call the work on a progress bar on stderr; None shows none.
 
     Raises:
         ValueError: if all training points are duplicates of each other.
@@ -51,8 +46,7 @@ def proximity(
     group = duplicates(train) if group is None else group
     if len(group.unique()) < 2:
         raise ValueError(f"train holds 1 distinct image among {len(train)}; d1/d2 needs 2 distinct ones")
-    starts = range(0, len(x), QUERIES)
-    parts = [_proximity(x[s : s + QUERIES], train, group) for s in _bar(starts, progress, show=len(x) * len(train))]
+    parts = [_proximity(x[start : start + QUERIES], train, group) for start in range(0, len(x), QUERIES)]
     if not parts:
         raise ValueError("there are no images to compare with the training set")
     return Proximity(*(torch.cat(column) for column in zip(*parts)))
@@ -85,12 +79,3 @@ def nearest_rows(x: Float[Tensor, "n f"], train: Rows, k: int) -> Neighbors:
         order = distance.argsort(dim=1, stable=True)[:, :k]  # earlier blocks come first: ties go to the lower index
         index, distance = index.gather(1, order), distance.gather(1, order)
     return Neighbors(index, distance)
-
-
-def _bar(starts: range, label: str | None, show: int) -> Iterable[int]:
-    """The steps, with a progress bar on stderr if they are named and long enough to be worth one."""
-    if label is None or show < 1e7:
-        return starts
-    from tqdm import tqdm
-
-    return tqdm(starts, desc=label, unit="block", file=sys.stderr)

@@ -41,7 +41,7 @@ def dcr_share(
         variance += float((folds - 1) * left.var(correction=0))
     size = value * (1 - value) / variance if variance > 0 and 0 < value < 1 else n
     low, high = wilson(value, size)
-    return Measurement("dcr_share", value, low, high, n, False, "Platzer 2021, arXiv 2104.00635", 0.5)
+    return Measurement("dcr_share", value, low, high, n, None, "Platzer 2021, arXiv 2104.00635", 0.5)
 
 
 def _per_fold(x: Tensor, reference: Tensor, folds: int) -> Float[Tensor, "n folds"]:

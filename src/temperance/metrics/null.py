@@ -1,15 +1,15 @@
 """How close unseen real images come to the training set: the p-value of being closer still.
 
 Counting held-out images gives p-values that hold whatever the data are, and none below 1 / (m + 1). Where that is too
-coarse for the rate asked for, the lower tail of log distance is fitted and p-values below the tail's edge come from the
-fit: an assumption, and said to be one.
+coarse for the rate asked for, the lower tail of log distance is fitted, and images closer than every held-out one get
+their p-values from the fit: an assumption, and said to be one.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from temperance.metrics.copying import p_values
@@ -22,6 +22,7 @@ REACH = 1000  # the fit is trusted to p-values this many times below 1 / (m + 1)
 class Null:
     """Distances of held-out images, and the tail fitted to the smallest of them (None: counting only).
 
+    `identical` held-out images are training images. They are not among the distances, unless the sets `overlap`.
     With y = log(edge / distance), P(Y > y) = (1 + shape y / scale)^(-1 / shape): a generalized Pareto tail. Its shape 0
     is a power law of distance, what a density on a smooth manifold gives; near twins in the data make it larger.
     """
@@ -32,6 +33,7 @@ class Null:
     shape: float = 0.0
     share: float = 0.0
     identical: int = 0
+    overlap: bool = False
 
     @property
     def kind(self) -> str:
@@ -40,8 +42,13 @@ class Null:
 
     @property
     def least(self) -> float:
-        """The smallest p-value that this null gives."""
-        return 1 / (len(self.distance) + 1) / (1 if self.edge is None else REACH)
+        """The smallest p-value that this null gives, that of distance 0."""
+        return (1 + self.ties) / (len(self.distance) + 1) / (1 if self.edge is None else REACH)
+
+    @property
+    def ties(self) -> int:
+        """How many held-out images lie at distance 0: no image is closer than they are."""
+        return int((self.distance <= 0).sum())
 
     def p(self, distance: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """P-values of 'no closer to the training set than unseen real images'."""
@@ -54,7 +61,8 @@ class Null:
             torch.exp(-y / self.scale) if self.shape < 1e-9 else (1 + self.shape * y / self.scale) ** (-1 / self.shape)
         )
         fitted = torch.where(d > 0, self.share * power, 0.0).clamp(min=self.least)
-        return torch.where(d < self.edge, fitted, counted)
+        # Where there are held-out images as close, they are counted, and near twins among them weigh in full.
+        return torch.where(d < self.distance.min(), torch.minimum(fitted, counted), counted)
 
     def describe(self) -> dict[str, Any]:
         """What a report states about it."""
@@ -65,28 +73,37 @@ class Null:
         return found
 
 
-def fit_null(heldout: Float[Tensor, " m"], n: int, fdr: float) -> Null:
+def fit_null(heldout: Float[Tensor, " m"], n: int, fdr: float, same: Bool[Tensor, " m"] | None = None) -> Null:
     """The null for judging `n` images at a false discovery rate.
 
-    Held-out images at distance 0 are in the training set, not unseen: they are left out, unless they are more than
-    half of all (then the sets overlap, and nothing can be flagged). Counting is used where it can reject a single one
-    of the n images, 1 / (m + 1) <= fdr / n, or where fewer than 50 held-out images leave too few for a tail of 10.
+    Args:
+        heldout: distances of the held-out images.
+        n: number of images to judge.
+        fdr: the rate.
+        same: which held-out images are training images; none by default. They are not unseen: they are left out,
+            unless they are more than half of all (then the sets overlap, and nothing can be flagged). A distance of 0
+            alone does not tell: a coarse feature space puts different images in one place.
+
+    Counting is used where it can reject a single one of the n images, 1 / (m + 1) <= fdr / n, where fewer than 50
+    held-out images leave too few for a tail of 10, where some lie at distance 0, so that nothing can be closer, and
+    where most of the tail shares its distances with others: a coarse space has no tail that goes on smoothly.
 
     Source of the fit: L-moments of the excesses (Hosking & Wallis 1987), shape at least 0.
     """
-    same = heldout <= 0
-    identical = int(same.sum())
-    kept = heldout if 2 * identical > len(heldout) else heldout[~same]
+    identical = 0 if same is None else int(same.sum())
+    overlap = 2 * identical > len(heldout)
+    kept = heldout if same is None or overlap else heldout[~same]
+    counting = Null(kept, identical=identical, overlap=overlap)
     m = len(kept)
-    if 1 / (m + 1) <= fdr / max(1, n) or m < LEAST / TAIL / 2 or identical * 2 > len(heldout):
-        return Null(kept, identical=identical)
+    if 1 / (m + 1) <= fdr / max(1, n) or m < LEAST / TAIL / 2 or overlap or counting.ties:
+        return counting
     k = min(MOST, max(LEAST, int(TAIL * m)))
     order = kept.double().sort().values
+    if 2 * len(order[:k].unique()) < k:
+        return counting
     edge = float(order[k])
     y = (edge / order[:k]).log().flip(0)  # ascending
     first = float(y.mean())
     second = 2 * float((y * torch.arange(k).double() / (k - 1)).mean()) - first
     shape = 0.0 if second <= 0 else min(0.9, max(0.0, 2 - first / second))
-    if first <= 0:  # the smallest are all equal: nothing to fit
-        return Null(kept, identical=identical)
     return Null(kept, edge, first * (1 - shape), shape, (k + 1) / (m + 1), identical)

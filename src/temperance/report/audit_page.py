@@ -20,7 +20,7 @@ from temperance.report.blocks import (
     percent,
 )
 from temperance.report.planted_block import planted_blocks
-from temperance.report.render import SHOWN, facts, gallery
+from temperance.report.render import facts, gallery
 
 _SIGN = (
     "By signing, a reviewer states to have read the figures above with their nulls and intervals, what was tested and"
@@ -46,7 +46,7 @@ def audit_page(report: Report, *, title: str = "Does the generator hand back its
                 f"Closest pairs · {encoder}",
                 "Each card: a generated image, its three nearest training images with their distances, and"
                 " the absolute difference to the nearest one (black where they agree).",
-                report.pairs[encoder][:SHOWN],
+                report.pairs[encoder],
                 report.sizes["generated"],
                 show_difference=True,
             )

@@ -31,7 +31,7 @@ MEASURES: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "ct_score": (
             "Copying test (CT)",
-            "Standard score of being farther than unseen data; below -3 is a clear sign of copying.",
+            "Standard score of being farther than unseen data; below -3: copies (see the flags) or blur (see recall).",
         ),
         "authpct": (
             "Authentic, %",
@@ -94,14 +94,14 @@ _NULL = Column(
 def measures(encoder: str, found: Mapping[str, Measurement], heldout: bool) -> Table:
     """Every measurement of one encoder: copying first, then the set as a whole."""
     reference = "unseen real images" if heldout else "training images (no held-out set)"
+    size = f"{found['fd_train'].n:,} images of each set" if "fd_train" in found else "equally many images of each set"
     rows = []
     for group, names in MEASURES.items():
         shown = [(names[name], found[name]) for name in names if name in found]
         rows += [_measure(about, m, group if i == 0 else "") for i, (about, m) in enumerate(shown)]
     return Table(
         f"Measurements · {encoder}",
-        f"Quality is measured against {reference}, on equally many images of each set. Images are compared as"
-        f" {encoder} features.",
+        f"Quality is measured against {reference}, on {size}. Images are compared as {encoder} features.",
         (
             Column("Measurement", "What is measured, in one sentence.", text=True),
             _VALUE,

@@ -29,7 +29,7 @@ def _too_few(planted: Mapping[str, Any]) -> str:
         return ""
     return (
         f" Here nothing can be flagged: counting {planted['calibration']} images gives no p-value below {least:.2g}."
-        " With 100 held-out images or more a tail is fitted and the controls tell something."
+        " In fine features a tail is fitted from 100 held-out images on; in coarse ones more images are needed."
     )
 
 

@@ -40,23 +40,27 @@ def difference(a: UInt8[ndarray, "h w c"], b: UInt8[ndarray, "h w c"]) -> UInt8[
 
 
 def card(pair: Pair, *, show_difference: bool) -> Card:
-    """The generated image, its neighbors, their distances, and optionally the difference to the nearest."""
+    """The generated image, its neighbors, their distances, and optionally the difference to the nearest.
+
+    "identical" means equal pixels, as they are or in the view that is named.
+    """
     pictures = [(picture(pair.image), f"Generated image {pair.generated}", "generated")]
+    over, source = pair.image if pair.over is None else pair.over, pair.neighbors[0].image
+    same = np.array_equal(over, source)
     if show_difference:
-        gap = difference(pair.image if pair.over is None else pair.over, pair.neighbors[0].image)
+        gap = difference(over, source)
         pictures.append((picture(gap), "Difference between the two, black where they agree", "difference"))
     for rank, near in enumerate(pair.neighbors, 1):
         alt = f"Training image {near.name}, rank {rank}, distance {number(near.distance)}"
         pictures.insert(rank, (picture(near.image), alt, number(near.distance)))
-    facts = [("d1/d2", number(pair.ratio)), ("d1", number(pair.distance))]
+    facts = [("d1/d2", number(pair.ratio)), ("match distance", number(pair.distance))]
     if pair.p_value is not None:
         facts.append(("p", number(pair.p_value)))
     if pair.view != "as it is":
         facts.append(("view", pair.view))
     facts.append(("image", pair.generated))
     facts.append(("nearest", pair.neighbors[0].name))
-    exact = pair.distance == 0
-    flag = "identical" if exact else "flagged" if pair.flagged else "copy" if pair.ratio < COPY_RATIO else ""
+    flag = "identical" if same else "flagged" if pair.flagged else "copy" if pair.ratio < COPY_RATIO else ""
     return Card(tuple(pictures), tuple(facts), flag)
 
 
