@@ -96,6 +96,9 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--last", action="store_true")
     options = parser.parse_args()
+    missing = [str(file) for file in options.files if not file.is_file()]
+    if missing:
+        parser.error(f"no file {missing[0]}; give the study.json or results.json of runs")
     keep(options.name, options.files, options.last)
 
 
