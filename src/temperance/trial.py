@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from temperance.data import Images, load, split
+from temperance.data import Images, among, digests, load, split
 from temperance.denoiser import Denoiser, elsewhere
 from temperance.features import Encoder, Pixels, efficientnet, train_classifier
 from temperance.metrics import Proximity
@@ -43,8 +43,7 @@ def draw_sets(data: str, n_train: int, n_heldout: int, seed: int, **reading: Any
 
 def unlike(images: Images, others: Images) -> Images:
     """The images that equal none of `others`, pixel by pixel."""
-    known = {row.tobytes() for row in others.pixels}
-    keep = np.array([row.tobytes() not in known for row in images.pixels], dtype=bool)
+    keep = ~among(images.pixels, set(digests(others.pixels)), mirrored=False)
     return images if keep.all() else images[keep]
 
 

@@ -1,7 +1,5 @@
 """The sets that are compared: any accepted form as images, checked against each other."""
 
-import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from temperance.data import Images, to_uint8
+from temperance.data import Images, among, digests, to_uint8
 
 REACH = 5.0  # beyond it no sampler goes, however early it was stopped; pixels from 0 to 255 do
 
@@ -68,16 +66,9 @@ def in_train(sets: dict[str, Images], mirrored: bool) -> dict[str, Bool[Tensor, 
 
     Cost: a hash of every image.
     """
-    known = set(_digests(sets["train"].pixels))
-    found = {}
-    for key, images in ((k, v) for k, v in sets.items() if k != "train"):
-        views = [images.pixels, images.pixels[:, :, ::-1]] if mirrored else [images.pixels]
-        found[key] = torch.tensor([[d in known for d in _digests(view)] for view in views]).any(0)
-    return found
-
-
-def _digests(pixels: np.ndarray) -> Iterator[bytes]:
-    return (hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in pixels)
+    known = set(digests(sets["train"].pixels))
+    others = {key: images.pixels for key, images in sets.items() if key != "train"}
+    return {key: torch.from_numpy(among(pixels, known, mirrored=mirrored)) for key, pixels in others.items()}
 
 
 def label(images: Images, i: int) -> str | int:

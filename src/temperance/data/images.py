@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,6 +109,18 @@ def to_uint8(x: Float[Tensor, "n c h w"]) -> np.ndarray:
         raise InputError(f"images hold {int((~x.isfinite()).sum())} non-finite values; expected numbers in [-1, 1]")
     pixels = x.detach().float().add(1).mul(127.5).round().clamp(0, 255)
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy().astype(np.uint8))
+
+
+def digests(pixels: np.ndarray) -> list[bytes]:
+    """sha256 of the pixels [n, h, w, c] of each image: the same for equal images only."""
+    return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in pixels]
+
+
+def among(pixels: np.ndarray, known: Container[bytes], *, mirrored: bool) -> np.ndarray:
+    """Which images are those of some digests, pixel by pixel, as they are or also `mirrored`: bool [n]."""
+    views = [pixels, pixels[:, :, ::-1]] if mirrored else [pixels]
+    hits = [[digest in known for digest in digests(view)] for view in views]
+    return np.asarray(np.any(np.array(hits, dtype=bool), axis=0))
 
 
 def split(images: Images, sizes: Sequence[int], seed: int = 0) -> tuple[Images, ...]:

@@ -17,11 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from temperance.atomic import write_bytes
-from temperance.data import Images, to_uint8
+from temperance.data import Images, among, to_uint8
 from temperance.denoiser import expand
 from temperance.distance import duplicates
 from temperance.features import Encoder, Pixels, by_name
-from temperance.guard.index import ROWS, Index, compared, digests_of, index_of
+from temperance.guard.index import ROWS, Index, compared, index_of
 from temperance.guard.views import View, views_of
 from temperance.metrics import nearest_rows, proximity
 from temperance.report import COPY_RATIO
@@ -132,7 +132,7 @@ class Guard:
             raise ValueError(f"rate must be between 0 and 1, got {rate}")
         guard = Guard(train, encoder, Thresholds(0.0, 0.0), shift=shift, rate=rate)
         share = rate / 2 if shift else rate
-        unseen = [i for i, known in enumerate(guard._known_among(heldout.pixels)) if not known]
+        unseen = np.flatnonzero(~among(heldout.pixels, guard._known, mirrored=True))
         rank = math.floor(share * (len(unseen) + 1) + 1e-9)
         if rank < 1:
             dropped = len(heldout) - len(unseen)
@@ -221,12 +221,7 @@ class Guard:
         return compared(self.encoder(x).cpu(), self.index.center, self.encoder)
 
     def _is_known(self, x: Tensor) -> Bool[Tensor, " batch"]:
-        return torch.tensor(self._known_among(to_uint8(x)), dtype=torch.bool)
-
-    def _known_among(self, pixels: np.ndarray) -> list[bool]:
-        """Which of some images [n, h, w, c] are training images, as they are or mirrored."""
-        hits = zip(digests_of(pixels), digests_of(pixels[:, :, ::-1]))
-        return [plain in self._known or turned in self._known for plain, turned in hits]
+        return torch.from_numpy(among(to_uint8(x), self._known, mirrored=True))
 
     def away(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c h w"]:
         """One gradient step away from the nearest training image, for the images that would be refused.

@@ -1,6 +1,5 @@
 """What a guard knows of the training images: features and hashes, kept in a file without the images."""
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from temperance.data import Images
+from temperance.data import Images, digests
 from temperance.features import Encoder, Pixels, encode
 from temperance.guard.views import crop
 
@@ -50,7 +49,7 @@ def index_of(train: Images, encoder: Encoder, shift: int = 2) -> Index:
         compared(raw, center, encoder),
         compared(middle, center, encoder) if shift else middle,
         center,
-        torch.from_numpy(np.array([np.frombuffer(d, np.uint8) for d in digests_of(train.pixels)])),
+        torch.from_numpy(np.array([np.frombuffer(d, np.uint8) for d in digests(train.pixels)])),
         encoder.name,
         (channels, height, width),
         shift,
@@ -60,8 +59,3 @@ def index_of(train: Images, encoder: Encoder, shift: int = 2) -> Index:
 def compared(rows: Tensor, center: Tensor, encoder: Encoder) -> Tensor:
     """Pixels as they are; other features centered and normalized, since their length means little."""
     return rows if isinstance(encoder, Pixels) else functional.normalize(rows - center, dim=1)
-
-
-def digests_of(pixels: np.ndarray) -> list[bytes]:
-    """sha256 of each image's pixels."""
-    return [hashlib.sha256(np.ascontiguousarray(one).tobytes()).digest() for one in pixels]
