@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from temperance.data import load
+from temperance.data import load, split
+from temperance.features import train_classifier
 from temperance.guard import Guard
 from temperance.run.sampling import sample_run
 from temperance.run.sources import closed_form_model, open_guard
@@ -88,3 +89,12 @@ def test_resuming_brings_back_pictures(tmp_path):
     files[3].write_bytes(b"")
     sampled(tmp_path, resume=True)
     assert len(files) == 5 and [file.read_bytes() for file in files] == before
+
+
+def test_a_saved_guard_in_an_encoder_of_ones_own_is_read_back(tmp_path):
+    train, heldout = split(load("digits", progress=False), (60, 60), 0)
+    train_classifier(train.tensor(), torch.from_numpy(train.labels), steps=1).save(tmp_path / "c.safetensors")
+    asked = {"encoder": f"classifier:{tmp_path / 'c.safetensors'}", "index": tmp_path / "guard", "progress": False}
+    made = open_guard(train, heldout, rate=0.1, **asked)
+    back = open_guard(None, None, rate=None, **asked)
+    assert back.threshold == made.threshold and back.look(train[:5].tensor()).refused.all()

@@ -76,16 +76,17 @@ def open_guard(
 ) -> Guard | None:
     """The guard that the command line asks for: built from images, calibrated if there are unseen ones, or read.
 
-    None for `encoder` and `rate`: pixels and `RATE`.
+    None for `encoder` and `rate`: pixels, or the encoder that a saved guard names, and `RATE`.
 
     Raises:
         ValueError: in one line, if the options do not fit together or the guard cannot be made.
     """
     if train is None:
-        for name, given in (("heldout", heldout), ("guard-encoder", encoder), ("guard-rate", rate)):
+        made = {"heldout": heldout, "guard-rate": rate, "guard-encoder": encoder if index is None else None}
+        for name, given in made.items():
             if given is not None:
                 raise ValueError(f"--{name} is for a guard made from images: give --guard TRAIN")
-        return None if index is None else Guard.load(index)
+        return None if index is None else Guard.load(index, None if encoder is None else by_name(encoder))
     space = by_name("pixels" if encoder is None else encoder)
     if heldout is None:
         for name, given in (("guard-index", index), ("guard-rate", rate)):
