@@ -15,9 +15,7 @@ Heldout = Annotated[str | None, typer.Option(help="Unseen real images: calibrate
 GuardRate = Annotated[
     float | None, typer.Option(help="Share of new real images that the guard may refuse; default: 0.01.")
 ]
-GuardEncoder = Annotated[
-    str | None, typer.Option(help="Where the guard measures: any encoder of `audit`; default: pixels.")
-]
+GuardEncoder = Annotated[str | None, typer.Option(help="Space of the guard: an encoder of `audit`; default: pixels.")]
 GuardIndex = Annotated[
     Path | None, typer.Option(help="Saved guard to use; with --guard and --heldout, where to save it.")
 ]

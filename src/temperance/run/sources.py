@@ -11,13 +11,14 @@ from temperance import hub
 from temperance.autoguidance import Autoguided
 from temperance.data import Images
 from temperance.engine import EmpiricalDenoiser
-from temperance.features import by_name
+from temperance.features import Classifier, by_name
 from temperance.guard import Guard
 from temperance.hub import Model
 from temperance.recipe import closed_form
 from temperance.run.earlier import nearest
 from temperance.schedule import edm_for
 
+SHIFT = 2  # pixels by which copies may have moved
 RATE = 0.01  # share of new real images that a calibrated guard may refuse
 
 
@@ -88,12 +89,13 @@ def open_guard(
                 raise ValueError(f"--{name} is for a guard made from images: give --guard TRAIN")
         return None if index is None else Guard.load(index, None if encoder is None else by_name(encoder))
     space = by_name("pixels" if encoder is None else encoder)
+    shift = 0 if isinstance(space, Classifier) else SHIFT  # a classifier sees no parts of images
     if heldout is None:
         for name, given in (("guard-index", index), ("guard-rate", rate)):
             if given is not None:
                 raise ValueError(f"--{name} {given} is for a calibrated guard: give --heldout")
-        return Guard(train, space)
-    guard = Guard.calibrate(train, heldout, space, RATE if rate is None else rate, progress=progress)
+        return Guard(train, space, shift=shift)
+    guard = Guard.calibrate(train, heldout, space, RATE if rate is None else rate, shift=shift, progress=progress)
     if index is not None:
         guard.save(index)
     return guard
