@@ -135,6 +135,12 @@ def test_very_small_sets_work(n, tmp_path):
         assert page.read_text().count("<li><div") == n
 
 
+def test_a_matched_set_that_is_constant_has_no_likelihood():
+    """Of blank training images with some others the matched sample may hold the blank ones alone."""
+    blank = np.concatenate([TRAIN[:2], np.zeros((400, *TRAIN.shape[1:]), np.uint8)])
+    assert "fld" not in audit(blank, REST[:20], HELDOUT[:60]).measurements["pixels"]
+
+
 @pytest.mark.parametrize("n", [1, 3])
 def test_one_distinct_training_image_is_refused_before_any_work(n, capsys):
     with pytest.raises(ValueError, match=f"1 distinct image among {n};"):

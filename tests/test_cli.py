@@ -275,6 +275,11 @@ def test_own_folder_end_to_end(tmp_path: Path, folder: Path) -> None:
     run("train", folder, "--out", out, "--k", 4, *TINY, *skip, "--network", "mlp")
     run("sample", out, "--out", tmp_path / "s", "-n", 8, "--guard", folder, *skip)
     run("audit", folder, tmp_path / "s" / "images", "--out", tmp_path / "a", *skip)
+    for i in range(14):
+        Image.open(folder / f"img{i}.png").rotate(90).save(folder / f"turned{i}.png")
+    few = ["--n-train", 12, "--n-heldout", 12, "--samples", 12, "--method", "closed-form-empirical", "--seeds", 1]
+    run("study", folder, "--heldout", folder, "--out", tmp_path / "b", "--on-bad", "quarantine", "--quiet", *few)
+    assert "img99.png" in (tmp_path / "b" / "quarantine.jsonl").read_text()
     assert json.loads((tmp_path / "a" / "report.json").read_text())["encoders"]["pixels"]["copy_auc"] is None
 
 
@@ -347,7 +352,6 @@ def test_bad_usage_is_one_line(tmp_path: Path, trained: Path, refused: Refused) 
     assert "steps must be at least 0" in refused("sample", trained, "--out", out, "--steps", -1)
     assert not out.exists()
     study = ("study", "digits", "--heldout", "digits", "--out", out)
-    assert "--quick leaves out" in refused(*study, "--over", "strength", "--quick")
     assert "use a larger set" in refused(*study, "--n-train", 5000)
     assert "unknown encoder" in refused("audit", "digits[:50]", "digits[:20]", "--out", out, "--encoder", "pixelz")
     assert "8x8" in refused("audit", "digits[:50]", "mnist5k[:20]", "--out", out)

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from temperance.data import Images, load, split
 from temperance.engine import EmpiricalDenoiser
-from temperance.features import Function
+from temperance.features import Function, by_name
 from temperance.guard import Guard, Thresholds
 from temperance.sample import FRESH, Noise, heun, integrate
 from temperance.schedule import Edm
@@ -125,9 +125,11 @@ def test_leaked_held_out_images_do_not_lower_the_threshold():
         Guard.calibrate(train, Images(leaked[:40]), rate=0.05)
 
 
-def test_a_threshold_of_nothing_is_refused():
+def test_a_space_that_tells_nothing_apart_is_refused():
     """Where held-out images lie on training images without being them, no distance tells a copy from a new image."""
     train, heldout, _ = digits()
+    with pytest.raises(ValueError, match="use another one, or shift 0"):
+        Guard.calibrate(train, heldout, by_name("lowres"), rate=0.05)
     with pytest.raises(ValueError, match="lie on training images in blank"):
         Guard.calibrate(train, heldout, Function(lambda x: torch.ones(len(x), 3), "blank"), rate=0.05)
 

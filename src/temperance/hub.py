@@ -339,7 +339,7 @@ def process_of(config: dict[str, Any]) -> tuple[Schedule, str]:
         if config.get("prediction_type", "epsilon") != "epsilon":
             raise ValueError(f"prediction_type of {name} must be epsilon, got {config['prediction_type']!r}")
         return Edm(config["sigma_min"], config["sigma_max"], sigma_data=config["sigma_data"]), "preconditioned"
-    if name not in DDPMScheduler._compatibles:  # diffusers' list of those that share a table of betas
+    if "beta_start" not in config and name != "DDPMScheduler":  # no table of betas: another process
         raise ValueError(f"a model with {name} cannot be used; DDPM and its relatives, EDM and flow matching can")
     asked = config.get("prediction_type", "epsilon")
     known = {theirs: ours for ours, theirs in DIFFUSERS_PREDICTION.items()}

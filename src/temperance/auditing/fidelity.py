@@ -47,7 +47,7 @@ def _against_heldout(
         "kid": tm.with_null(tm.kid(x, heldout), same),
         "mifid": tm.with_null(found["mifid"], tm.mifid(heldout, all_train, floor)),
         "dcr_share": tm.dcr_share(x, train, heldout),
-        "fld": tm.fld(*(_few(v, seed) for v in (x, train, heldout))) if len(train) >= FEWEST else None,
+        "fld": _likelihood(x, train, heldout, seed),
     }
     quality = {key: tm.with_null(m, null[key]) for key, m in _quality(x, heldout).items()}
     return {key: m for key, m in against.items() if m is not None} | quality
@@ -56,6 +56,13 @@ def _against_heldout(
 def _quality(x: Tensor, reference: Tensor) -> dict[str, Measurement]:
     """Precision, recall, density and coverage, where the sets are large enough for neighborhoods."""
     return tm.quality(x, reference)._asdict() if len(x) >= FEWEST else {}
+
+
+def _likelihood(x: Tensor, train: Tensor, heldout: Tensor, seed: int) -> Measurement | None:
+    """FLD, where the sets are large enough and their rows differ."""
+    if len(train) < FEWEST or any(bool((v == v[0]).all()) for v in (train, heldout)):
+        return None
+    return tm.fld(*(_few(v, seed) for v in (x, train, heldout)))
 
 
 def _few(rows: Tensor, seed: int) -> Tensor:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from temperance.cli.input import say, writable
+from temperance.cli.input import load, say, writable
 from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
@@ -35,12 +35,13 @@ def study(
 ) -> dict[str, Any]:
     """Sweep steps, images or strength for every method: who copies when, and at what quality. Resumes by itself."""
     writable(out)
+    if on_bad != "error":  # say what is left out, once; every worker reads for itself
+        for spec, kept in {heldout: None, data: out}.items():
+            load(spec, size, channels, on_bad, kept, minimum=1, quiet=quiet)
     from temperance.study import Plan
     from temperance.study import study as run
     from temperance.study.plan import CORE
 
-    if quick and over == "strength":
-        raise ValueError("--quick leaves out the variants that --over strength compares; leave out one of them")
     methods = tuple(method or (CORE if quick else ()))
     count = (1 if quick else 3) if seeds is None else seeds
     plan = Plan(

@@ -35,7 +35,7 @@ def index_of(train: Images, encoder: Encoder, shift: int = 2) -> Index:
     """Features and hashes of the training images. Cost: two encodings each.
 
     Raises:
-        ValueError: if a shift leaves less than 4x4 pixels of an image.
+        ValueError: if a shift leaves less than 4x4 pixels of an image, or the encoder another number of features.
     """
     height, width, channels = train.pixels.shape[1:]
     if shift < 0 or min(height, width) - 2 * shift < 4:
@@ -44,6 +44,11 @@ def index_of(train: Images, encoder: Encoder, shift: int = 2) -> Index:
     blocks = [train[s : s + ROWS].tensor() for s in range(0, len(train), ROWS)]
     raw = torch.cat([encode(encoder, block) for block in blocks])
     middle = torch.cat([encode(encoder, see(block)) for block in blocks]) if shift else raw[:, :0]
+    if shift and raw.shape[1] != middle.shape[1] and not isinstance(encoder, Pixels):
+        raise ValueError(
+            f"encoder {encoder.name} has {raw.shape[1]} features of an image and {middle.shape[1]} of its middle; "
+            "use another one, or shift 0"
+        )
     center = torch.zeros(raw.shape[1]) if isinstance(encoder, Pixels) else raw.mean(0)
     return Index(
         compared(raw, center, encoder),

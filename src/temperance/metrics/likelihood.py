@@ -58,6 +58,7 @@ def fld(generated: Float[Tensor, "n f"], train: Float[Tensor, "m f"], heldout: F
 def _standardized(generated: Tensor, train: Tensor, heldout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     real = torch.cat([train, heldout]).double()  # the training rows' own spread leaves wild held-out rows
     mean, std = real.mean(0), real.std(0)
+    del real  # of a size with the three below
     keep = std > 1e-9 * std.max()
     a, b, c = ((v.double()[:, keep] - mean[keep]) / std[keep] for v in (generated, train, heldout))
     if any(bool((v == v[0]).all()) for v in (b, c)):
@@ -69,15 +70,15 @@ def _gaps(a: Tensor, b: Tensor, c: Tensor) -> Float[Tensor, "splits k"]:
     """100/f times the log density of held-out rows around their own kind, less that around generated rows.
 
     One row a split, NaN for the held-out rows that are centers in it. Splits 2i and 2i + 1 take opposite halves.
-    Columns are held-out rows, in an order of their own.
+    Columns are held-out rows.
     """
     half = min(len(a), len(c)) // 2
     draw = torch.Generator().manual_seed(0)
     line = torch.randn(c.shape[1], generator=draw, dtype=torch.float64)
-    a, c = (v[(v * line).sum(1).argsort()] for v in (a, c))  # so that the halves do not depend on the order given
+    orders = [(v @ line).argsort() for v in (a, c)]  # so that the halves do not depend on the order given
     gaps = torch.full((2 * ROUNDS, len(c)), math.nan, dtype=torch.float64)
     for i in range(0, 2 * ROUNDS, 2):
-        x, y = (torch.randperm(len(v), generator=draw) for v in (a, c))
+        x, y = (order[torch.randperm(len(order), generator=draw)] for order in orders)
         for gap, p, q in ((gaps[i], x, y), (gaps[i + 1], x.flip(0), y.flip(0))):
             asked = q[half:]
             own, other = (_log_density(c[asked], v, _fit(v, b)) for v in (c[q[:half]], a[p[:half]]))

@@ -55,7 +55,9 @@ class Cell:
     @property
     def key(self) -> str:
         """A name for the file that keeps this cell."""
-        digest = hashlib.sha256(json.dumps([VERSION, asdict(self)]).encode()).hexdigest()[:12]
+        # `on_bad` may not matter: cells are held against the images that were read.
+        fields = {k: v for k, v in asdict(self).items() if k != "on_bad" and (k, v) != ("channels", None)}
+        digest = hashlib.sha256(json.dumps([VERSION, fields]).encode()).hexdigest()[:12]
         return f"{self.method.replace('/', '-').replace('=', '')}-n{self.n_train}-s{self.seed}-{digest}"
 
 
