@@ -16,7 +16,7 @@ CHUNK = 1 << 26  # bytes handed to the operating system at a time
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a file through a temporary neighbor: readers see the old content or the new, never a part.
 
-    `durable`: fsync it. Without, which is some 20 times faster for small files, a power cut may still take it.
+    `durable`: fsync it. Without, which is much faster for many small files, a power cut may still take it.
 
     Raises:
         OSError: naming `path`, if it cannot be written; what was there before is still there.

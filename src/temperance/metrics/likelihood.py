@@ -11,7 +11,7 @@ from temperance.metrics.interval import Z
 from temperance.report import Measurement
 
 ROUNDS = 4  # of random halves
-LEAST = 20  # rows of each set for a null and an interval: 4 real digits score 10 to 16 above 0, 10 score 1 above
+LEAST = 20  # rows of each set for a null and an interval: with a few, real data score above 0
 STEPS = 50  # of the fit; the likelihood rises with every one
 FLOOR, CEILING = -20.0, 20.0  # of a log variance: a center on a training point would shrink to nothing
 NEAR = 1e-3  # added to the squared distance to the nearest training point, where a variance starts
