@@ -1,6 +1,7 @@
 """One file at a time: depth, color, transparency, size; and files that are broken."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -142,5 +143,13 @@ def test_the_list_of_left_out_files(folder, tmp_path):
     data.record_skipped(images, tmp_path / "skipped.jsonl")
     (line,) = (tmp_path / "skipped.jsonl").read_text().splitlines()
     assert json.loads(line) == {"source": str(path), "name": "img2.png", "reason": images.skipped[0].reason}
+    data.record_skipped(replace(images, source="another set"), tmp_path / "skipped.jsonl")
+    data.record_skipped(images, tmp_path / "skipped.jsonl")  # once more: its lines once, the other set's kept
+    assert sorted(json.loads(n)["source"] for n in (tmp_path / "skipped.jsonl").read_text().splitlines()) == sorted(
+        [str(path), "another set"]
+    )
     with pytest.raises(InputError, match="cannot write"):
-        data.record_skipped(images, tmp_path / "nowhere" / "skipped.jsonl")
+        data.record_skipped(images, path / "img1.png" / "skipped.jsonl")
+    with pytest.raises(InputError, match="not a list of left-out files"):
+        data.record_skipped(images, path / "img1.png")
+    assert load(path, on_bad="skip").names == images.names  # and the image is still there

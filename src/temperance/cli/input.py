@@ -53,7 +53,6 @@ def load(
     if images.skipped:
         print(f"{len(images.skipped)} files of {spec} could not be read and were left out", file=sys.stderr)
         if on_bad == "quarantine" and out is not None:
-            out.mkdir(parents=True, exist_ok=True)
             record_skipped(images, out / "quarantine.jsonl")
     return images
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from temperance.atomic import write_text
+
 if TYPE_CHECKING:
     from torch import Tensor
 else:  # torch costs a second to import and two functions need it; jaxtyping checks the shape of Any as well
@@ -144,14 +146,21 @@ def split(images: Images, sizes: Sequence[int], seed: int = 0) -> tuple[Images, 
 def record_skipped(images: Images, path: str | Path) -> None:
     """Write one JSON line per left-out file (`source`, `name`, `reason`): the list that quarantine keeps.
 
+    Lines of other sources that stand there already stay: a command may read more than one set.
+
     Raises:
-        InputError: if the file cannot be written.
+        InputError: if the file cannot be written, or is not such a list.
     """
-    lines = [json.dumps({"source": images.source, **item._asdict()}) + "\n" for item in images.skipped]
+    path = Path(path)
     try:
-        Path(path).write_text("".join(lines), encoding="utf-8")
+        known = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        items = [item for item in known if item["source"] != images.source]
+        items += [{"source": images.source, **item._asdict()} for item in images.skipped]
+        write_text(path, "".join(json.dumps(item) + "\n" for item in items))
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose a folder that can be written") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is not a list of left-out files; move it, or choose another folder") from error
 
 
 def pick(names: tuple[str, ...] | None, count: int, key: Any) -> tuple[str, ...] | None:
