@@ -97,7 +97,7 @@ def test_arrays_under_each_others_names(tmp_path):
 
 
 def hugging_face(path, stored, labels):
-    datasets = pytest.importorskip("datasets", reason="pip install temperance[datasets]")
+    datasets = pytest.importorskip("datasets", reason="pip install -e '.[datasets]'")
     kinds = {"picture": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])}
     rows = {"picture": [{"bytes": one, "path": None} for one in stored], "label": labels}
     saved = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))

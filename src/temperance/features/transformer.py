@@ -81,7 +81,7 @@ def _load(path: Path) -> tuple[nn.Module, set[str]]:
     try:
         from transformers import AutoModel  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ValueError("the encoder transformers is not installed: pip install temperance[transformers]") from error
+        raise ValueError("the encoder transformers is not installed: pip install -e '.[transformers]'") from error
     try:
         network, about = AutoModel.from_pretrained(
             path, local_files_only=True, use_safetensors=True, output_loading_info=True

@@ -209,9 +209,9 @@ def membership(found: Sequence[Measurement]) -> list[Block]:
     return [
         Table(
             "Membership test",
-            "The model was asked once per image and noise level how well it removes noise. A model that denoises its"
-            " training images better than unseen ones gives them away, even if no sample is a copy. Unseen images are"
-            " the non-members.",
+            "The model was asked twice per image and noise level, with and without noise, how well it restores the"
+            " image. A model that denoises its training images better than unseen ones gives them away, even if no"
+            " sample is a copy. Unseen images are the non-members.",
             (
                 Column("Test", text=True),
                 _VALUE,
