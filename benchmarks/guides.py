@@ -6,14 +6,15 @@ r"""Autoguidance by earlier models of the same run: which one, and on what the r
     python -m benchmarks.guides --train conditional --batch-size 128 --step 66 --step 133 --step 265 --step 530
     python -m benchmarks.guides --data mnist5k --size 16 --heldout 1000 --network mlp --train exact --scale 1.5 \
         --batch-size 128 --step 750 --step 6000
+    python -m benchmarks.guides --data mnist5k --size 16 --heldout 1000 --train conditional --augment .5
 
 The network is trained once; every `--step` is judged alone and guided by every earlier one. `--train exact` is
-tangent smoothing with the mean of the displaced images to regress on. `--scale` multiplies the automatic width h.
+tangent smoothing with the mean of the displaced images to regress on. `--scale` multiplies the automatic width h;
+`--augment` is the share of images that are changed, told to the network.
 """
 
 import argparse
 import copy
-from dataclasses import replace
 
 import torch
 from benchmarks.common import draw_split, judge, split_arguments
@@ -21,7 +22,6 @@ from torch import Tensor, nn
 
 from temperance.autoguidance import WEIGHT, Autoguided
 from temperance.hub import Model
-from temperance.objective import ExactTangent, TangentSmoothed
 from temperance.recipe import Prepared, Recipe, fit, prepare
 from temperance.train import Settings
 
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--train", choices=("conditional", "tangent", "exact"), default="tangent")
     parser.add_argument("--network", choices=("auto", "mlp", "unet"), default="auto")
     parser.add_argument("--scale", type=float, default=1.0, help="times the automatic h")
+    parser.add_argument("--augment", type=float, default=0.0)
     parser.add_argument("--step", type=int, action="append", help=f"may be repeated (default: {STEPS})")
     parser.add_argument("--weight", type=float, action="append", help=f"may be repeated (default: {WEIGHT})")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -67,13 +68,13 @@ def run(options: argparse.Namespace, steps: list[int], weights: list[float]) -> 
 
 def prepared(options: argparse.Namespace, points: Tensor) -> Prepared:
     """The network and the objective that the options name."""
+    of = {"network": options.network, "augment": options.augment}
     if options.train == "conditional":
-        return prepare(Recipe(objective="conditional", network=options.network), points, seed=options.seed)
-    ready = prepare(Recipe(objective="tangent", network=options.network), points, seed=options.seed)
-    assert isinstance(ready.objective, TangentSmoothed)
-    tangent = replace(ready.objective, h=ready.objective.h * options.scale)
-    print(f"h {tangent.h:.3g}", flush=True)
-    return replace(ready, objective=ExactTangent(tangent) if options.train == "exact" else tangent)
+        return prepare(Recipe(objective="conditional", **of), points, seed=options.seed)
+    width = float(prepare(Recipe(), points).recipe.h) * options.scale
+    print(f"h {width:.3g}", flush=True)
+    targets = "exact" if options.train == "exact" else "drawn"
+    return prepare(Recipe(h=width, targets=targets, **of), points, seed=options.seed)
 
 
 if __name__ == "__main__":

@@ -303,6 +303,8 @@ def test_bad_input_is_one_line(tmp_path: Path, folder: Path, refused: Refused) -
     assert "int64" in refused("train", tmp_path / "kind.npy", "--out", out)
     assert "divisible by 4" in refused("train", "digits[:40]", "--out", out, "--network", "unet", "--size", 18)
     assert "network must be text" in refused("train", "digits[:40]", "--out", out, "--set", "network=3")
+    for share in ("half", "true", "2"):
+        assert "augment must be a share" in refused("train", "digits[:40]", "--out", out, "--set", f"augment={share}")
     vp = ["--process", "vp", "--set", "betas=3"]
     assert "betas must be text" in refused("train", "digits[:40]", "--out", out, *vp)
     assert "is no value" in refused("train", "digits[:40]", "--out", out, "--set", "lr=[1")

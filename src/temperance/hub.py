@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from temperance.atomic import new_folder, write_json
 from temperance.autoguidance import Autoguided
-from temperance.network import TIME_UNITS, Blind, Parameterized, Preconditioned, ResidualMlp
+from temperance.network import TIME_UNITS, Blind, Parameterized, Preconditioned, ResidualMlp, silent
 from temperance.sample import FRESH
 from temperance.schedule import Edm, Flow, Schedule, Ve, Vp, levels
 
@@ -47,18 +47,30 @@ class Unet(nn.Module):
     def __init__(self, unet: UNet2DModel, *, told: bool):
         super().__init__()
         self.unet = unet
+        self.change: nn.Linear | None = None
         if not told:
             assert unet.time_embedding is not None
             nn.init.zeros_(unet.time_embedding.linear_2.weight)
             unet.time_embedding.linear_2.weight.requires_grad_(False)
 
+    def hear(self, numbers: int) -> None:
+        """Take, for a label, how an image was changed, `numbers` of them; zeros, or no label, add nothing.
+
+        What hears them is no part of the `UNet2DModel`, which is saved as if it had never been told.
+        """
+        assert self.unet.time_embedding is not None
+        self.change = silent(numbers, self.unet.time_embedding.linear_2.out_features)
+        self.unet.class_embedding = nn.Identity()
+
     def forward(
         self,
         x: Float[Tensor, "batch c h w"],
         noise: Float[Tensor, " batch"],
-        label: Int[Tensor, " batch"] | None = None,
+        label: Int[Tensor, " batch"] | Float[Tensor, "batch changes"] | None = None,
     ) -> Tensor:
         """Predict an image-sized output, in the precision of x whatever that of the weights."""
+        if self.change is not None:
+            label = self.change(x.new_zeros(len(x), self.change.in_features) if label is None else label)
         return self.unet(x.to(self.unet.conv_in.weight.dtype), noise, class_labels=label).sample.to(x.dtype)
 
 
@@ -247,7 +259,8 @@ def _save_mlp(folder: Path, network: nn.Module) -> None:
     assert isinstance(network, ResidualMlp)
     (folder / "mlp").mkdir()
     write_json(folder / "mlp" / "config.json", _mlp_config(network))
-    save_file(network.state_dict(), folder / "mlp" / "model.safetensors")
+    weights = {name: w for name, w in network.state_dict().items() if not name.startswith("change.")}
+    save_file(weights, folder / "mlp" / "model.safetensors")
 
 
 def _mlp_config(network: ResidualMlp) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 `Preconditioned` is told the noise level; `Blind` reads it off the image. Both compute
 D = c_skip x + c_out F(c_in x, c_noise), so that F has unit inputs and a target of unit size at every noise level.
 `Parameterized` wraps a network that takes the image and time of its process and predicts noise, v, velocity or image.
-All take an optional class for each row and hand it on.
+All take an optional label for each row, a class or how the image was changed, and hand it on.
 """
 
 import torch
@@ -42,22 +42,36 @@ class ResidualMlp(nn.Module):
         nn.init.zeros_(last.bias)
         self.outward = nn.Sequential(nn.LayerNorm(width), last)
         self.label = nn.Embedding(classes, width) if classes else None
+        self.change: nn.Linear | None = None
+
+    def hear(self, numbers: int) -> None:
+        """Take, for a label, how an image was changed, `numbers` of them; zeros, or no label, add nothing."""
+        self.change = silent(numbers, self.inward.out_features)
 
     def forward(
         self,
         x: Float[Tensor, "batch *shape"],
         noise: Float[Tensor, " batch"],
-        label: Int[Tensor, " batch"] | None = None,
+        label: Int[Tensor, " batch"] | Float[Tensor, "batch changes"] | None = None,
     ) -> Tensor:
         """Map images and one number per row to images of the same shape."""
         angle = noise[:, None] / self.unit * self.frequencies
         context = self.embed(torch.cat([angle.cos(), angle.sin()], 1))
         if self.label is not None:
             context = context + self.label(_needed(label))
+        if self.change is not None and label is not None:
+            context = context + self.change(label)
         hidden = self.inward(x.flatten(1)) + context
         for block in self.blocks:
             hidden = hidden + block(hidden + context)
         return self.outward(hidden).reshape(x.shape)
+
+
+def silent(numbers: int, width: int) -> nn.Linear:
+    """A linear map that adds nothing for zeros, nor before it is trained."""
+    layer = nn.Linear(numbers, width, bias=False)
+    nn.init.zeros_(layer.weight)
+    return layer
 
 
 class Preconditioned(nn.Module):
@@ -71,7 +85,7 @@ class Preconditioned(nn.Module):
         self,
         x: Float[Tensor, "batch *shape"],
         sigma: Float[Tensor, " batch"] | None,
-        label: Int[Tensor, " batch"] | None = None,
+        label: Int[Tensor, " batch"] | Float[Tensor, "batch changes"] | None = None,
     ) -> Tensor:
         """E[mu | x] for images x with noise std sigma."""
         if sigma is None:
@@ -103,7 +117,7 @@ class Parameterized(nn.Module):
         self,
         x: Float[Tensor, "batch *shape"],
         sigma: Float[Tensor, " batch"] | None,
-        label: Int[Tensor, " batch"] | None = None,
+        label: Int[Tensor, " batch"] | Float[Tensor, "batch changes"] | None = None,
     ) -> Tensor:
         """E[mu | x] for images x with noise std sigma."""
         if sigma is None:
@@ -137,7 +151,7 @@ class Blind(nn.Module):
         self,
         x: Float[Tensor, "batch *shape"],
         sigma: Float[Tensor, " batch"] | None = None,
-        label: Int[Tensor, " batch"] | None = None,
+        label: Int[Tensor, " batch"] | Float[Tensor, "batch changes"] | None = None,
     ) -> Tensor:
         """E[mu | x]; `sigma` is accepted, so that any sampler can call it, and ignored."""
         square = x.flatten(1).square().mean(1)

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from temperance.augmentation import changed, draw_changes
 from temperance.denoiser import expand, prediction
 from temperance.distance import Neighbors
 from temperance.empirical import Tangent
@@ -37,7 +38,7 @@ class Target(NamedTuple):
     sigma: Float[Tensor, " batch"]
     condition: Float[Tensor, " batch"] | None  # what the network may be told about the noise; None: nothing
     weight: Float[Tensor, " batch"]
-    label: Int[Tensor, " batch"] | None = None  # the class, for a class-conditional network
+    label: Int[Tensor, " batch"] | Float[Tensor, "batch 5"] | None = None  # what else it is told: class, or change
 
 
 @runtime_checkable
@@ -230,6 +231,33 @@ class ExactTangent:
         """Target: the posterior mean in the place of the displaced image."""
         target = self.tangent(mu, index, generator)
         return target._replace(denoised=self.mixture(target.x, target.sigma).to(mu))
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """Changes a share of another objective's images (see `temperance.augmentation`) and tells the network how.
+
+    Samples are drawn with no change told, so that none is seen in them: the non-leaking augmentation of Karras et al.
+    2022 (arXiv 2206.00364, appendix F.2). The network learns from more than the training images. Noise is added after
+    the change. Cost over the other objective: one resampling.
+
+    Raises:
+        ValueError: for an objective whose target is not the image that noise was added to.
+    """
+
+    objective: Objective
+    share: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.objective, NoiseConditional | NoiseUnconditional | TangentSmoothed):
+            raise ValueError(f"images of {type(self.objective).__name__} cannot be changed: its targets are means")
+
+    def __call__(self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator) -> Target:
+        """The other objective's target with changed images, and the changes as labels."""
+        target = self.objective(mu, index, generator)
+        changes = draw_changes(len(mu), self.share, generator).to(mu)
+        image = changed(target.denoised, changes)
+        return target._replace(x=target.x + (image - target.denoised), denoised=image, label=changes)
 
 
 def _noised(mu: Tensor, schedule: Schedule, generator: Generator, *, told: bool) -> Target:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from temperance.augmentation import CHANGES
 from temperance.denoiser import PREDICTIONS
 from temperance.diagnostics import PIXELS, WHEN_CUT, collapse_sigma, suggest_h, suggest_k, suggest_temperature
 from temperance.distance import Neighbors, duplicates
@@ -17,6 +18,7 @@ from temperance.features import by_name, encode
 from temperance.hub import Model, load, new_denoiser, new_network
 from temperance.network import TIME_UNITS, Blind, Parameterized
 from temperance.objective import (
+    Augmented,
     ExactTangent,
     Labeled,
     NoiseConditional,
@@ -51,6 +53,8 @@ class Recipe:
         h: width of the tangent objective: a number, `auto` (`suggest_h`), or what the same curve says once displaced
             images are cut to the range of pixels, as samples are: `halved`, where they are the nearer ones three times
             out of four, half of a copy's excess over one half, or `matched`, where they are half of the time.
+        augment: the share of images that are turned, stretched and shifted a little; the network is told how, and
+            samples are drawn as unchanged (`Augmented`). Not with temperature, exact targets or classes.
         targets: of the tangent objective: drawn, or exact (`ExactTangent`), not for class-conditional recipes.
     """
 
@@ -68,6 +72,7 @@ class Recipe:
     h: Auto | Literal["halved", "matched"] = "auto"
     space: str = "pixels"
     targets: str = "drawn"
+    augment: float = 0.0
 
     def __post_init__(self) -> None:
         self._check_kinds()
@@ -81,6 +86,10 @@ class Recipe:
         _one_of("targets", self.targets, TARGETS)
         if self.targets == "exact" and (self.objective != "tangent" or self.class_conditional):
             raise ValueError("targets exact is for the tangent objective, and not for class-conditional runs")
+        if isinstance(self.augment, bool) or not isinstance(self.augment, int | float) or not 0 <= self.augment <= 1:
+            raise ValueError(f"augment must be a share from 0 to 1, got {self.augment!r}")
+        if self.augment and (self.objective == "temperature" or self.targets == "exact" or self.class_conditional):
+            raise ValueError("augment is not for the temperature objective, exact targets or class-conditional runs")
         if self.k != "auto" and (not isinstance(self.k, int) or self.k < 1):
             raise ValueError(f"k must be a whole number of at least 1 or auto, got {self.k!r}")
         for name in ("temperature", "sigma_collapse", "h"):
@@ -146,6 +155,9 @@ def prepare(
         denoiser = new_denoiser(network, points, told=told, schedule=schedule, predicts=predicts)
         told = not isinstance(denoiser, Blind)
     objective, chosen = _objective(recipe, schedule, points, known, told=told)
+    if recipe.augment:
+        denoiser.network.hear(CHANGES)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        objective = Augmented(objective, recipe.augment)
     if predicts != PROCESSES[process]:
         objective = Weighted(objective, PREDICTIONS[predicts].weight)
     if known is not None:

@@ -94,6 +94,8 @@ METHODS: dict[str, Method] = {
     "conditional/weight-decay": Method({"objective": "conditional"}, {"weight_decay": 1.0}),
     "conditional/dropout": Method({"objective": "conditional"}, dropout=0.2),
     "conditional/flips": Method({"objective": "conditional", "flips": True}),
+    "conditional/augmented": Method({"objective": "conditional", "augment": 0.5}),
+    "tangent/augmented": Method({"objective": "tangent", "augment": 0.5}),
     "tangent/exact": Method({"objective": "tangent", "targets": "exact"}),
     "tangent/halved-exact": Method({"objective": "tangent", "h": "halved", "targets": "exact"}),
     "conditional/guided": Method({"objective": "conditional"}, guidance=WEIGHT),
