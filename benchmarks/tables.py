@@ -10,8 +10,8 @@ several looks:
 
 - `bars`: tangent smoothing at the halved width, exact and guided, against each of the bars, where it has three seeds
 - `headline`: three methods of ours at their last step, a column each, where they have three seeds
-- `comparisons`: each method of ours at its last step, and guided early stops, against the best early stop of plain
-  training that copies no more
+- `comparisons`: each method of ours at its last step, and stops with guidance or augmentation, against the best early
+  stop of plain training that copies no more
 - `distances`: the same methods against the best of plain training until it has their copy AUC, read between its looks
 """
 
@@ -35,7 +35,7 @@ SUMMED = {  # the default, and the other settings of README
     "tangent/halved-exact-guided-by-eighth": "halved, exact, guided",
 }
 BEST = "tangent/halved-exact-guided-by-eighth"
-GUIDED = ("conditional/guided", "conditional/guided-by-half")  # stopped early themselves
+STOPPED = ("conditional/augmented", "conditional/guided", "conditional/guided-by-half")  # stopped early themselves
 ENOUGH = 3  # seeds for the first two tables
 WON, NOT_WON = "won", "**not won**"
 Verdict = dict[str, Any]
@@ -63,7 +63,7 @@ def by_look(own: list[Row]) -> Iterator[str]:
     stops = {
         place
         for v in ours(own)
-        for place in (("conditional", v["early_stop"]["steps"]), (v["method"], v["steps"] * (v["method"] in GUIDED)))
+        for place in (("conditional", v["early_stop"]["steps"]), (v["method"], v["steps"] * (v["method"] in STOPPED)))
     }
     for method in dict.fromkeys(r["method"] for r in own):
         looks = sorted({r["steps"] for r in own if r["method"] == method})
@@ -196,9 +196,9 @@ def allowed(plain: Looks) -> float:
 
 
 def ours(own: list[Row]) -> list[Verdict]:
-    """Methods of ours, and guided early stops, against the best early stop; the shortest name first."""
-    found = [v for v in against_early_stop(own) if v["method"].startswith("tangent") or v["method"] in GUIDED]
-    return sorted(found, key=lambda v: (v["method"] in GUIDED, len(v["method"])))
+    """Methods of ours, and stops with guidance or augmentation, against the best early stop; shortest names first."""
+    found = [v for v in against_early_stop(own) if v["method"].startswith("tangent") or v["method"] in STOPPED]
+    return sorted(found, key=lambda v: (v["method"] in STOPPED, len(v["method"])))
 
 
 def outcome(own: dict[str, Any], stop: dict[str, Any]) -> str:

@@ -11,8 +11,8 @@ _HOME = {
     "paper_temperature score tangent",
     "distance": "Neighbors duplicates nearest neighbors",
     "schedule": "Edm Flow Ve Vp edm_for levels",
-    "objective": "ExactTangent IndexedDataset Labeled NoiseConditional NoiseUnconditional Objective TangentSmoothed "
-    "Target TemperatureSmoothed Weighted loss native predict",
+    "objective": "Augmented ExactTangent IndexedDataset Labeled NoiseConditional NoiseUnconditional Objective "
+    "TangentSmoothed Target TemperatureSmoothed Weighted loss native predict",
     "sample": "Noise NotConverged Samples adaptive ancestral annealed dpm_solver heun integrate nesterov "
     "predictor_corrector projected",
     "diagnostics": "collapse_sigma dominance effective_sample_size expansion_factor suggest_h suggest_k "
