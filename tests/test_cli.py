@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 from temperance.cli import main
+from temperance.cli.verb import one_line_errors
 
 Refused = Callable[..., str]
 TINY = ["--steps", "12", "--set", "checkpoint_every=6", "--set", "log_every=4", "--batch-size", "16"]
@@ -283,6 +284,16 @@ def test_own_folder_end_to_end(tmp_path: Path, folder: Path) -> None:
     assert json.loads((tmp_path / "a" / "report.json").read_text())["encoders"]["pixels"]["copy_auc"] is None
 
 
+def test_too_little_memory_is_one_line_and_an_error_of_ours_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 800000 bytes")):
+        with pytest.raises(SystemExit) as left, one_line_errors("train"):
+            raise error
+        assert left.value.code == 2
+        assert capsys.readouterr().err.startswith("temperance train: not enough memory; try a smaller --batch-size")
+    with pytest.raises(RuntimeError, match="a mistake"), one_line_errors("train"):
+        raise RuntimeError("a mistake")
+
+
 def test_bad_input_is_one_line(tmp_path: Path, folder: Path, refused: Refused) -> None:
     out = tmp_path / "out"
     empty = tmp_path / "empty"
@@ -303,6 +314,12 @@ def test_bad_input_is_one_line(tmp_path: Path, folder: Path, refused: Refused) -
     assert "int64" in refused("train", tmp_path / "kind.npy", "--out", out)
     assert "divisible by 4" in refused("train", "digits[:40]", "--out", out, "--network", "unet", "--size", 18)
     assert "network must be text" in refused("train", "digits[:40]", "--out", out, "--set", "network=3")
+    for width in ("null", "true", ".inf", "-1"):
+        assert "h must be a number > 0" in refused("train", "digits[:40]", "--out", out, "--set", f"h={width}")
+    assert "lr must be > 0 and finite" in refused("train", "digits[:40]", "--out", out, "--lr", "inf")
+    for place in (folder, folder / "more"):
+        assert "lies inside" in refused("sample", folder, "--closed-form", "empirical", "--out", place)
+        assert "lies inside" in refused("sample", "digits", "--guard", folder, "--out", place)
     for share in ("half", "true", "2"):
         assert "augment must be a share" in refused("train", "digits[:40]", "--out", out, "--set", f"augment={share}")
     vp = ["--process", "vp", "--set", "betas=3"]

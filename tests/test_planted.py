@@ -344,6 +344,8 @@ def test_gates_hold_every_measure_in_every_encoder(report):
     (message,) = broken(found, limits(["flagged=5"], []))
     assert "flagged 6 in pixels is above --fail-above flagged=5" in message
     assert len(broken(found, limits(["0.01", "flagged_fraction=0.01"], ["precision=1.1"]))) == 3
+    (message,) = broken(found, limits(["memorized_at_most=0.1"], []))  # none can be stated where copies are found
+    assert f"{found['encoders']['pixels']['memorized_ci'][1]:.4g} in pixels" in message
     with pytest.raises(ValueError, match="eidetic_k was not measured"):
         broken({**found, "encoders": {"x": dict.fromkeys(found["encoders"]["pixels"])}}, limits(["eidetic_k=1"], []))
 

@@ -1,12 +1,14 @@
 """Sampling runs on disk: which options fit together, closed forms, several processes, what `resume` brings back."""
 
+import numpy as np
 import pytest
 import torch
 
 from temperance.data import load, split
 from temperance.features import train_classifier
 from temperance.guard import Guard
-from temperance.run.sampling import sample_run
+from temperance.run.pictures import write_sheet
+from temperance.run.sampling import WHOLE, sample_run
 from temperance.run.sources import closed_form_model, open_guard
 from temperance.sample import Noise, Walker, heun, integrate
 
@@ -79,6 +81,32 @@ def test_the_rate_is_that_of_all_processes(tmp_path, monkeypatch):
     found = sampled(tmp_path)
     assert found["images_per_second"] * found["seconds"] == pytest.approx(5) and found["processes"] == 2
     assert sampled(tmp_path, resume=True)["images_per_second"] == 0
+
+
+@pytest.mark.parametrize("place", ["a.jpg", "class/a.png", "images/00000.png"])
+def test_a_folder_of_other_images_is_left_alone(tmp_path, place):
+    file = tmp_path / place
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"somebody's picture")
+    with pytest.raises(ValueError, match="holds images that no sampling run has left"):
+        sampled(tmp_path)
+    assert [f for f in tmp_path.rglob("*") if f.is_file()] == [file]
+
+
+def test_a_run_that_begins_anew_leaves_nothing_of_the_one_before(tmp_path, monkeypatch):
+    sampled(tmp_path)
+    assert all((tmp_path / name).exists() for name in WHOLE)
+    monkeypatch.setattr("temperance.run.sampling._draw", lambda *_: pytest.fail("interrupted"))
+    with pytest.raises(pytest.fail.Exception, match="interrupted"):
+        sampled(tmp_path)
+    assert not any((tmp_path / name).exists() for name in WHOLE) and not list((tmp_path / "images").glob("*"))
+
+
+def test_a_sheet_of_no_images_is_no_sheet(tmp_path):
+    write_sheet(tmp_path / "grid.png", np.zeros((3, 4, 4, 1), np.uint8))
+    assert (tmp_path / "grid.png").exists()
+    write_sheet(tmp_path / "grid.png", np.zeros((0, 4, 4, 1), np.uint8))
+    assert not (tmp_path / "grid.png").exists()
 
 
 def test_resuming_brings_back_pictures(tmp_path):

@@ -56,9 +56,11 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     first = subprocess.Popen([sys.executable, tmp_path / "main.py"], env={**os.environ, "PYTHONPATH": str(root)})
     worker = tmp_path / "0"
     _until(lambda: worker.exists() and worker.read_text())
+    started = [process.pid for process in psutil.Process(first.pid).children(recursive=True)]
+    assert int(worker.read_text()) in started and len(started) > 2  # workers, and who passes on their ticks
     first.kill()
     first.wait()
-    _until(lambda: not _runs(int(worker.read_text())))
+    _until(lambda: not any(map(_runs, started)))
 
 
 def _until(true):

@@ -1,5 +1,6 @@
 """From images and the name of a method to a trained model: every `auto` is decided here, on training data alone."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -86,7 +87,7 @@ class Recipe:
         _one_of("targets", self.targets, TARGETS)
         if self.targets == "exact" and (self.objective != "tangent" or self.class_conditional):
             raise ValueError("targets exact is for the tangent objective, and not for class-conditional runs")
-        if isinstance(self.augment, bool) or not isinstance(self.augment, int | float) or not 0 <= self.augment <= 1:
+        if not _is_number(self.augment) or not 0 <= self.augment <= 1:
             raise ValueError(f"augment must be a share from 0 to 1, got {self.augment!r}")
         if self.augment and (self.objective == "temperature" or self.targets == "exact" or self.class_conditional):
             raise ValueError("augment is not for the temperature objective, exact targets or class-conditional runs")
@@ -97,8 +98,8 @@ class Recipe:
             words = ("auto", *WHEN_CUT) if name == "h" else ("auto",)
             if isinstance(value, str) and value not in words:
                 raise ValueError(f"{name} must be a number or {' or '.join(words)}, got {value!r}")
-            if not isinstance(value, str) and not value > 0:
-                raise ValueError(f"{name} must be > 0, got {value}")
+            if not isinstance(value, str) and not (_is_number(value) and 0 < value < math.inf):
+                raise ValueError(f"{name} must be a number > 0 or {' or '.join(words)}, got {value!r}")
 
     def _check_kinds(self) -> None:
         for kind, what in ((str, "text"), (bool, "true or false")):
@@ -343,6 +344,10 @@ def closed_form(points: Float[Tensor, "n c h w"], name: str, k: int | Literal["a
 def names() -> tuple[str, ...]:
     """Every key that a configuration file or `--set` may hold."""
     return tuple(f.name for f in (*fields(Recipe), *fields(Settings)))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from multiprocessing.managers import SyncManager
 from typing import Any
 
 import torch
@@ -32,8 +33,10 @@ def spread(
     if not jobs:
         return
     context = multiprocessing.get_context("spawn")
+    manager = SyncManager(ctx=context)
+    manager.start(initializer=_end_with_parent)
     with (
-        context.Manager() as manager,
+        manager,
         tqdm(total=total, desc=label, unit=unit, file=sys.stderr, disable=not progress, mininterval=0.5) as bar,
     ):
         ticks = manager.Queue()
@@ -55,6 +58,10 @@ def _alone() -> None:
     """One thread; Ctrl-C is the first process's to deal with, and a worker does not outlive that process."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
+
+
+def _end_with_parent() -> None:
     threading.Thread(target=_follow, daemon=True).start()
 
 

@@ -82,6 +82,8 @@ def _values(report: dict[str, Any], name: str) -> dict[str, float]:
     values = {}
     for encoder, figures in report["encoders"].items():
         value = figures["flagged" if name == "flagged_fraction" else name]
+        if name == "memorized_at_most" and value is None:  # copies were found: the interval's end bounds them
+            value = figures["memorized_ci"][1]
         if value is not None:
             values[encoder] = value / n if name == "flagged_fraction" else float(value)
     if not values:

@@ -17,17 +17,17 @@ def writable(out: Path, *, fresh: str | None = None) -> Path:
     return out
 
 
-def outside(out: Path, spec: str) -> None:
-    """Check that pictures written to `out` would not become images of the folder that `spec` names."""
+def outside(out: Path, *specs: str | None) -> None:
+    """Check that pictures written to `out` would not become images of a folder that one of `specs` names."""
     from temperance.data import BUILTINS
     from temperance.data.spec import parse
 
-    name = str(parse(spec)[0])
-    folder = Path(name).expanduser().resolve()
-    if name.partition("/")[0] not in BUILTINS and out.resolve().is_relative_to(folder):
-        raise ValueError(
-            f"--out {out} lies inside {name}: its pictures would become training images; choose another folder"
-        )
+    for name in (str(parse(spec)[0]) for spec in specs if spec is not None):
+        folder = Path(name).expanduser().resolve()
+        if name.partition("/")[0] not in BUILTINS and out.resolve().is_relative_to(folder):
+            raise ValueError(
+                f"--out {out} lies inside {name}: its pictures would become images of that set; choose another folder"
+            )
 
 
 def say(quiet: bool, json_: bool, text: str) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from temperance.cli.input import load, say, writable
+from temperance.cli.input import load, outside, say, writable
 from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
@@ -64,7 +64,9 @@ def sample(
     if n < 1 or batch_size < 1:
         raise ValueError(f"-n and --batch-size must be at least 1, got {n} and {batch_size}")
     writable(out)
+    outside(out, guard, heldout)
     if closed_form is not None:
+        outside(out, source)
         for name, given in (("label", label), ("autoguidance", autoguidance), ("weaker", weaker)):
             if given is not None:
                 raise ValueError(f"--{name} needs a trained model; leave out --closed-form")
@@ -98,7 +100,7 @@ def sample(
     say(
         quiet,
         json_,
-        f"{n} images by {found['sampler']}, {found['nfe']} evaluations each, "
+        f"{found['n']} images by {found['sampler']}, {found['nfe']} evaluations each, "
         f"{found['images_per_second']:.1f} images/s\n"
         + ("" if keeper is None else f"guard: {found['refused']} draws refused, {n - found['n']} images withheld\n")
         + f"samples: {out / 'samples.npz'}",

@@ -15,7 +15,7 @@ import typer
 
 app = typer.Typer(
     name="temperance",
-    help="Diffusion models that do not hand back their training data: train, sample, and prove it.",
+    help="Diffusion models that do not hand back their training data: train, sample, and check it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -53,6 +53,10 @@ def one_line_errors(name: str) -> Iterator[None]:
         fail(name, error, 1)
     except (ValueError, OSError) as error:
         fail(name, error, 2)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        fail(name, RuntimeError("not enough memory; try a smaller --batch-size, --size or fewer images"), 2)
     except KeyboardInterrupt:
         text = "interrupted; what was written is complete: train and sample take --resume, audit and study just go on"
         fail(name, RuntimeError(text), 130)

@@ -39,9 +39,11 @@ def write_array(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int,
 
 
 def write_sheet(path: Path, pixels: np.ndarray) -> None:
-    """Write a near-square sheet of images with a one-pixel gap; nothing if there are none."""
+    """Write a near-square sheet of images with a one-pixel gap; if there are none, no sheet is left."""
     if len(pixels):
         write_bytes(path, _png(_grid(pixels[:SHOWN])))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _png(image: np.ndarray) -> bytes:

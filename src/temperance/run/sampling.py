@@ -25,6 +25,8 @@ from temperance.run.sources import ClosedForm
 from temperance.sample import SAMPLERS, STEPS, Noise, NotConverged, Project, Samples, integrate, walk
 from temperance.schedule import levels
 
+WHOLE = ("samples.npz", "sample.json", "grid.png")  # written at the end, from all batches
+
 
 def sample_run(
     model: Model,
@@ -65,6 +67,8 @@ def sample_run(
         shards.trim(out / "images")
     else:
         shards.clear(place, out / "images")
+        for name in WHOLE if place.rank == 0 else ():  # of an earlier run: not to be taken for this one's
+            (out / name).unlink(missing_ok=True)
     write_json(shards.folder / "plan.json", shards.plan)
     todo = {start for start in shards.starts if not (resume and shards.done(start))}  # of all processes
     _draw(drawing, shards, shards.mine(place), todo, out / "images", progress)

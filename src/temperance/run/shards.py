@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from temperance.atomic import write_bytes
+from temperance.data import SUFFIXES
 
 PATIENCE = 900.0  # seconds without news after which missing parts are given up
 
@@ -108,8 +109,10 @@ class Shards:
         Raises:
             ValueError: if there are pictures but no plan: no run has left them.
         """
-        if not (self.folder / "plan.json").exists() and any(images.glob("*.png")):
-            raise ValueError(f"{images} holds images that no sampling run has left; choose another --out")
+        out = self.folder.parent
+        kept = [f for f in (*out.glob("*"), *out.glob("*/*")) if f.suffix.lower() in SUFFIXES]
+        if kept and not (self.folder / "plan.json").exists():
+            raise ValueError(f"{out} holds images that no sampling run has left, {kept[0]}; choose another --out")
         for file in [*self.folder.glob("*.npz"), *images.glob("*.png")]:
             number = int(file.stem) if file.stem.isdigit() else -1
             if number >= 0 and number // self.size % place.world == place.rank:

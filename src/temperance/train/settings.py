@@ -1,5 +1,6 @@
 """How to train: the settings of a run, checked when they are made."""
 
+import math
 from dataclasses import dataclass, fields
 
 from temperance.train.record import check_tracker
@@ -73,8 +74,8 @@ class Settings:
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise ValueError(f"{field.name} must be {name}, got {value!r}")
         for name in POSITIVE:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be > 0 and finite, got {getattr(self, name)}")
         for name in NOT_NEGATIVE:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
