@@ -67,8 +67,8 @@ def sample_run(
         shards.trim(out / "images")
     else:
         shards.clear(place, out / "images")
-        for name in WHOLE if place.rank == 0 else ():  # of an earlier run: not to be taken for this one's
-            (out / name).unlink(missing_ok=True)
+        for file in WHOLE if place.rank == 0 else ():  # of an earlier run: not to be taken for this one's
+            (out / file).unlink(missing_ok=True)
     write_json(shards.folder / "plan.json", shards.plan)
     todo = {start for start in shards.starts if not (resume and shards.done(start))}  # of all processes
     _draw(drawing, shards, shards.mine(place), todo, out / "images", progress)
