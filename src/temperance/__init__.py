@@ -10,7 +10,8 @@ _HOME = {
     "empirical": "Posterior Tangent best_level denoise noise_conditional noise_unconditional "
     "paper_temperature score tangent",
     "distance": "Neighbors duplicates nearest neighbors",
-    "schedule": "Edm Flow Ve Vp edm_for levels",
+    "schedule": "Edm Flow Schedule Ve Vp edm_for levels",
+    "denoiser": "Denoiser",
     "objective": "Augmented ExactTangent IndexedDataset Labeled NoiseConditional NoiseUnconditional Objective "
     "TangentSmoothed Target TemperatureSmoothed Weighted loss native predict",
     "sample": "Noise NotConverged Samples adaptive ancestral annealed dpm_solver heun integrate nesterov "
