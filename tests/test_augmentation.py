@@ -65,6 +65,11 @@ def test_a_number_does_what_it_says(number, value, there):
     assert place(moved) == pytest.approx(there, abs=0.35)
 
 
+def test_a_turn_of_an_oblong_image_is_a_turn():
+    wide = torch.nn.functional.pad(blob(9.5, 15.5), (8, 8), value=-1.0)
+    assert place(changed(wide, one(0, torch.pi / 2))) == pytest.approx((15.5, 17.5), abs=0.35)
+
+
 def test_an_image_that_is_not_changed_stays_as_it_is_to_the_last_bit():
     changes = draw_changes(len(POINTS), 0.5, Generator().manual_seed(0))
     same = (changes == 0).all(1)

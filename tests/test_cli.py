@@ -290,8 +290,9 @@ def test_too_little_memory_is_one_line_and_an_error_of_ours_is_not(capsys: pytes
             raise error
         assert left.value.code == 2
         assert capsys.readouterr().err.startswith("temperance train: not enough memory; try a smaller --batch-size")
-    with pytest.raises(RuntimeError, match="a mistake"), one_line_errors("train"):
-        raise RuntimeError("a mistake")
+    for mistake in ("a mistake", "CUDA error: an illegal memory access was encountered"):
+        with pytest.raises(RuntimeError, match=mistake), one_line_errors("train"):
+            raise RuntimeError(mistake)
 
 
 def test_bad_input_is_one_line(tmp_path: Path, folder: Path, refused: Refused) -> None:

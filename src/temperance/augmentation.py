@@ -30,10 +30,11 @@ def changed(images: Float[Tensor, "n c h w"], changes: Float[Tensor, "n 5"]) -> 
     turn, size, aspect, across, down = (changes * changes.new_tensor(SPREAD)).unbind(1)
     # The map goes from places in the result to places in the image, so it does the reverse of what is named.
     width, height = 2 ** (size + aspect), 2 ** (size - aspect)
+    tall = images.shape[2] / images.shape[3]  # places are in half sides, which a turn must not mix
     places = torch.stack(
         [
-            torch.stack([turn.cos() * width, -turn.sin() * height, across], 1),
-            torch.stack([turn.sin() * width, turn.cos() * height, down], 1),
+            torch.stack([turn.cos() * width, -turn.sin() * height * tall, across], 1),
+            torch.stack([turn.sin() * width / tall, turn.cos() * height, down], 1),
         ],
         1,
     ).to(images)

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a gate failed, 2 bad usage or bad input, told in one line.
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,7 +55,7 @@ def one_line_errors(name: str) -> Iterator[None]:
     except (ValueError, OSError) as error:
         fail(name, error, 2)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
             raise
         fail(name, RuntimeError("not enough memory; try a smaller --batch-size, --size or fewer images"), 2)
     except KeyboardInterrupt:
