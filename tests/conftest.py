@@ -1,10 +1,17 @@
-"""Fixtures of several files: a folder of known pictures, digits, one thread."""
+"""Fixtures of several files: known pictures, digits, one thread, the engine's screens, a run, refusals."""
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
 
 from pictures import pixels, write
 from temperance.data import load
+from temperance.engine import ladder
+from verbs import TINY, Refused, answer, run
 
 
 @pytest.fixture
@@ -29,3 +36,30 @@ def one_thread():
 def digits(one_thread):
     images = load("digits[:700]")
     return images.tensor(), torch.from_numpy(images.labels)
+
+
+@pytest.fixture
+def screens(monkeypatch):
+    """The engine's 8-bit screens, also on a processor that does not gain by them."""
+    monkeypatch.setattr(ladder, "integers_pay", lambda: True)
+
+
+@pytest.fixture(scope="module")
+def refused() -> Iterator[Refused]:
+    """The one line that bad input ends in. One process answers every time: a start of Python costs seconds."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+
+        def ask(*arguments: object) -> str:
+            code, out, err = pool.submit(answer, [str(a) for a in arguments]).result(300)
+            lines = err.strip().splitlines()
+            assert code == 2 and len(lines) == 1 and not out, err
+            return lines[0]
+
+        yield ask
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run("train", "digits[:40]", "--out", out, *TINY, "--quiet")
+    return out

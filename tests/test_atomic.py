@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from temperance.atomic import MANIFEST, is_complete, new_folder, write_bytes, write_json, write_text
+from temperance.atomic import MANIFEST, is_complete, new_folder, read_json, write_bytes, write_json, write_text
 
 
 def make(path, text="old"):
@@ -41,6 +41,15 @@ def test_json_is_readable_and_finite(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "a.json", float("nan"))
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, 0.5]}
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "\x00"])
+def test_a_damaged_file_is_named(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json is damaged"):
+        read_json(tmp_path / "a.json")
+    write_json(tmp_path / "a.json", {"x": 1})
+    assert read_json(tmp_path / "a.json") == {"x": 1}
 
 
 def test_a_folder_appears_complete(tmp_path):

@@ -1,15 +1,10 @@
-"""The command line as a user runs it: in a process of its own, except for the many ways to be refused."""
+"""The command line as a user runs it: in a process of its own."""
 
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -17,57 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from temperance.cli import main
-from temperance.cli.verb import one_line_errors
-
-Refused = Callable[..., str]
-TINY = ["--steps", "12", "--set", "checkpoint_every=6", "--set", "log_every=4", "--batch-size", "16"]
-
-
-def run(*arguments: object, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [Path(sys.executable).parent / "temperance", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment,
-        timeout=300,
-    )
-    assert done.returncode == code, done.stderr[-2000:]
-    return done
-
-
-def answer(arguments: list[str]) -> tuple[object, str, str]:
-    """Exit code and output of one command, in the process that this is called in."""
-    out, err, sys.argv = io.StringIO(), io.StringIO(), ["temperance", *arguments]
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as end:
-            return end.code, out.getvalue(), err.getvalue()
-    return 0, out.getvalue(), err.getvalue()
-
-
-@pytest.fixture(scope="module")
-def refused() -> Iterator[Refused]:
-    """The one line that bad input ends in. One process answers every time: a start of Python costs seconds."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-
-        def ask(*arguments: object) -> str:
-            code, out, err = pool.submit(answer, [str(a) for a in arguments]).result(300)
-            lines = err.strip().splitlines()
-            assert code == 2 and len(lines) == 1 and not out, err
-            return lines[0]
-
-        yield ask
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "run"
-    run("train", "digits[:40]", "--out", out, *TINY, "--quiet")
-    return out
+from verbs import TINY, Refused, run
 
 
 @pytest.fixture
@@ -282,108 +227,6 @@ def test_own_folder_end_to_end(tmp_path: Path, folder: Path) -> None:
     run("study", folder, "--heldout", folder, "--out", tmp_path / "b", "--on-bad", "quarantine", "--quiet", *few)
     assert "img99.png" in (tmp_path / "b" / "quarantine.jsonl").read_text()
     assert json.loads((tmp_path / "a" / "report.json").read_text())["encoders"]["pixels"]["copy_auc"] is None
-
-
-def test_too_little_memory_is_one_line_and_an_error_of_ours_is_not(capsys: pytest.CaptureFixture[str]) -> None:
-    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 800000 bytes")):
-        with pytest.raises(SystemExit) as left, one_line_errors("train"):
-            raise error
-        assert left.value.code == 2
-        assert capsys.readouterr().err.startswith("temperance train: not enough memory; try a smaller --batch-size")
-    for mistake in ("a mistake", "CUDA error: an illegal memory access was encountered"):
-        with pytest.raises(RuntimeError, match=mistake), one_line_errors("train"):
-            raise RuntimeError(mistake)
-
-
-def test_bad_input_is_one_line(tmp_path: Path, folder: Path, refused: Refused) -> None:
-    out = tmp_path / "out"
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    assert "empty" in refused("train", empty, "--out", out)
-    assert "digits" in refused("train", "digitz", "--out", out)
-    assert "1 image;" in refused("train", "digits[:1]", "--out", out)
-    assert "size is 0" in refused("train", "digits[:40]", "--out", out, "--size", 0)
-    assert "--k must be at least 1" in refused("analyze", "digits[:40]", "--out", out, "--k", 0)
-    assert "at least 11 images" in refused("train", "digits[:8]", "--out", out, "--k", 10)
-    assert "--h must be a number or auto or halved" in refused("train", "digits[:40]", "--out", out, "--h", "narrow")
-    assert "--k must be a whole number or auto" in refused("train", "digits[:40]", "--out", out, "--k", "many")
-    np.save(tmp_path / "nan.npy", np.full((20, 8, 8, 1), np.nan, np.float32))
-    assert "finite" in refused("train", tmp_path / "nan.npy", "--out", out)
-    np.save(tmp_path / "range.npy", np.full((20, 8, 8, 1), 7.0, np.float32))
-    assert "7" in refused("train", tmp_path / "range.npy", "--out", out)
-    np.save(tmp_path / "kind.npy", np.full((20, 8, 8, 1), 7, np.int64))
-    assert "int64" in refused("train", tmp_path / "kind.npy", "--out", out)
-    assert "divisible by 4" in refused("train", "digits[:40]", "--out", out, "--network", "unet", "--size", 18)
-    assert "network must be text" in refused("train", "digits[:40]", "--out", out, "--set", "network=3")
-    for width in ("null", "true", ".inf", "-1"):
-        assert "h must be a number > 0" in refused("train", "digits[:40]", "--out", out, "--set", f"h={width}")
-    assert "lr must be > 0 and finite" in refused("train", "digits[:40]", "--out", out, "--lr", "inf")
-    for place in (folder, folder / "more"):
-        assert "lies inside" in refused("sample", folder, "--closed-form", "empirical", "--out", place)
-        assert "lies inside" in refused("sample", "digits", "--guard", folder, "--out", place)
-    for share in ("half", "true", "2"):
-        assert "augment must be a share" in refused("train", "digits[:40]", "--out", out, "--set", f"augment={share}")
-    vp = ["--process", "vp", "--set", "betas=3"]
-    assert "betas must be text" in refused("train", "digits[:40]", "--out", out, *vp)
-    assert "is no value" in refused("train", "digits[:40]", "--out", out, "--set", "lr=[1")
-    assert "lies inside" in refused("train", folder, "--out", folder / "run")
-    assert "lies inside" in refused("train", f"{folder}[:20]", "--out", folder / "run")
-    assert "4294967295" in refused("sample", folder, "--out", out, "--seed", 1 << 32)
-    assert "must be a number" in refused("audit", "digits[:50]", "digits[:20]", "--out", out, "--fail-above", "nan")
-    file = tmp_path / "size.yaml"
-    file.write_text("size: 8x8\n")
-    assert "size is '8x8'" in refused("train", "digits[:40]", "--out", out, "--config", file)
-    assert not out.exists()
-    (folder / "img3.png").write_bytes(b"not an image")
-    assert "img3.png" in refused("train", folder, "--out", out)
-    Image.new("L", (9, 9)).save(folder / "img3.png")
-    assert "--size" in refused("train", folder, "--out", out)
-    file = tmp_path / "file"
-    file.touch()
-    assert "is a file" in refused("train", "digits[:40]", "--out", file)
-    assert "cannot" in refused("train", "digits[:40]", "--out", file / "below")
-
-
-def test_a_process_says_one_line_and_ends_with_2() -> None:
-    done = run("train", "digitz", "--out", "out", code=2)
-    assert len(done.stderr.strip().splitlines()) == 1 and "digitz" in done.stderr and not done.stdout
-
-
-def test_bad_usage_is_one_line(tmp_path: Path, trained: Path, refused: Refused) -> None:
-    out = tmp_path / "out"
-    assert "--obejctive" in refused("train", "digits[:40]", "--out", out, "--obejctive", "tangent")
-    assert "did you mean objective" in refused("train", "digits[:40]", "--out", out, "--set", "objectiv=tangent")
-    assert "tangent" in refused("train", "digits[:40]", "--out", out, "--objective", "tangentt")
-    assert "already holds" in refused("train", "digits[:40]", "--out", trained)
-    assert "not those" in refused("train", "digits[:50]", "--out", trained, "--resume")
-    assert "nothing to resume" in refused("train", "digits[:40]", "--out", tmp_path / "none", "--resume")
-    assert "no such" in refused("nosuchverb").lower()
-    assert "holds no model" in refused("sample", tmp_path, "--out", out)
-    broken = tmp_path / "broken"
-    shutil.copytree(trained / "model", broken)
-    (broken / "mlp" / "model.safetensors").write_bytes(b"short")
-    assert "no model that can be read" in refused("sample", broken, "--out", out)
-    assert "not a folder" in refused("sample", tmp_path / "missing", "--out", out)
-    closed = ["sample", "digits[:40]", "--out", out, "--closed-form", "empirical"]
-    assert "--label needs a trained model" in refused(*closed, "--label", 3)
-    assert "--weaker needs a trained model" in refused(*closed, "--weaker", trained)
-    assert "--guide needs a calibrated guard" in refused(*closed, "--guard", "digits[:40]", "--guide")
-    assert "give --guard TRAIN" in refused("sample", trained, "--out", out, "--guard-rate", 0.1)
-    assert "steps must be at least 0" in refused("sample", trained, "--out", out, "--steps", -1)
-    assert not out.exists()
-    study = ("study", "digits", "--heldout", "digits", "--out", out)
-    assert "use a larger set" in refused(*study, "--n-train", 5000)
-    assert "unknown encoder" in refused("audit", "digits[:50]", "digits[:20]", "--out", out, "--encoder", "pixelz")
-    assert "8x8" in refused("audit", "digits[:50]", "mnist5k[:20]", "--out", out)
-    gate = ("audit", "digits[:50]", "digits[:20]", "--out", out)
-    assert "--model needs --heldout" in refused(*gate, "--model", trained)
-    assert "--fail-above copy_auc=0.6 needs --heldout" in refused(*gate, "--fail-above", "copy_auc=0.6")
-    compare = ("audit", "a.json", "b.json", "--compare", "--seed", 1)
-    assert "cannot use --fail-above;" in refused(*compare, "--fail-above", 0.1)
-    assert "cannot use --heldout, --encoder, --fdr;" in refused(
-        *compare, "--heldout", "digits", "--encoder", "dct", "--fdr", 0.1
-    )
-    assert "cannot read a.json" in refused(*compare)
 
 
 def test_help_is_quick_and_import_is_light() -> None:

@@ -14,6 +14,7 @@ from temperance.engine.law import Gaussian
 from temperance.engine.screen import Integer, Single, principal
 from temperance.engine.table import Table
 
+pytestmark = pytest.mark.usefixtures("screens")
 MB = 1 << 20
 SIGMAS = (0.002, 0.05, 0.3, 1.0, 3.0, 20.0, 80.0)
 

@@ -15,6 +15,7 @@ from temperance.engine.curve import Curve
 from temperance.sample import Noise, heun, integrate
 from temperance.schedule import Edm
 
+pytestmark = pytest.mark.usefixtures("screens")
 RANK = """
 import sys, torch
 from torch import distributed
@@ -102,6 +103,24 @@ def test_tracked_heun_is_heun(mode, monkeypatch):
     assert float((plain[-1] - tracked[-1]).abs().max()) <= 1e-4
     (only,) = tracked_heun(denoiser, x, sigmas, last=True)
     torch.testing.assert_close(only, tracked[-1], atol=1e-5, rtol=0)
+
+
+def test_without_integer_products_there_are_no_screens_and_the_mean_is_the_same(monkeypatch):
+    monkeypatch.setattr(ladder, "SMALL", 0)
+    points, sigmas = smooth(800, 600), Edm().grid(18)
+    x, sigma = (
+        points[:24] + 0.3 * torch.randn(24, 600, generator=torch.Generator().manual_seed(3)),
+        torch.full((24,), 0.3),
+    )
+    screened, plain = EmpiricalDenoiser(points), EmpiricalDenoiser(points)
+    assert len(screened.ladder.screens(ladder.WORTH)) == 2
+    expected = screened(x, sigma)
+    monkeypatch.setattr(ladder, "integers_pay", lambda: False)
+    torch.testing.assert_close(plain(x, sigma), expected, atol=1e-6, rtol=0)
+    assert [s.name for s in plain.ladder.screens(ladder.WORTH)] == ["float32"] and plain.ladder.axes() is None
+    *_, walked = heun(plain, 80 * x, sigmas)
+    *_, other = heun(screened, 80 * x, sigmas)
+    torch.testing.assert_close(walked, other, atol=1e-4, rtol=0)
 
 
 def test_integrate_takes_the_tracked_way_and_counts_what_it_stands_for(monkeypatch):

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Generator
 
+from temperance.cli.input import same
 from temperance.data import load
 from temperance.distance import neighbors
 from temperance.features import Classifier
@@ -290,3 +291,8 @@ def test_labels_of_one_class_train_no_classifier():
     images = load("digits", progress=False)
     alike = replace(images, labels=0 * images.labels)
     assert not isinstance(encoder_from(alike), Classifier)
+
+
+@pytest.mark.parametrize(("other", "so"), [("./a/", True), ("a", True), ("a[:5]", False), ("b", False)])
+def test_one_folder_under_two_names_is_one_set(other, so):
+    assert same("a", other) is so and same("a[:5]", "./a/[:5]")

@@ -6,7 +6,6 @@ network as it is: `EDMEulerScheduler` for preconditioned networks, `DDPMSchedule
 `FlowMatchEulerDiscreteScheduler` for `Flow` and velocity. What no stock scheduler can run is saved without one.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from temperance.atomic import new_folder, write_json
+from temperance.atomic import new_folder, read_json, write_json
 from temperance.autoguidance import Autoguided
 from temperance.network import TIME_UNITS, Blind, Parameterized, Preconditioned, ResidualMlp, silent
 from temperance.sample import FRESH
@@ -287,9 +286,9 @@ def load(folder: Path) -> Model:
 
 
 def _load(folder: Path) -> Model:
-    about = json.loads((folder / ABOUT).read_text())
+    about = read_json(folder / ABOUT)
     if (folder / "mlp").is_dir():
-        network: nn.Module = ResidualMlp(**json.loads((folder / "mlp" / "config.json").read_text()))
+        network: nn.Module = ResidualMlp(**read_json(folder / "mlp" / "config.json"))
         network.load_state_dict(load_file(folder / "mlp" / "model.safetensors"))
     else:
         unet = UNet2DModel.from_pretrained(folder / "unet", local_files_only=True)
@@ -317,21 +316,21 @@ def _load_foreign(folder: Path) -> Model:
         raise ValueError(
             f"{folder} holds no model: expected a temperance run or a diffusers folder with unet/ and scheduler/"
         )
-    kind = json.loads((unet / "config.json").read_text()).get("_class_name", "UNet2DModel")
+    kind = read_json(unet / "config.json").get("_class_name", "UNet2DModel")
     if kind != "UNet2DModel":
         raise ValueError(f"{unet} holds a {kind}; only a UNet2DModel can be used")
     coder = next((name for name in ("vae", "vqvae") if (folder / name).is_dir()), None)
     if coder:
         raise ValueError(f"{folder} has a {coder}: its UNet makes latents; only models of pixels can be used")
     network = Unet(UNet2DModel.from_pretrained(unet, local_files_only=True), told=True)
-    schedule, predicts = process_of(json.loads(config.read_text()))
+    schedule, predicts = process_of(read_json(config))
     size = network.unet.config["sample_size"]
     if not size:
         raise ValueError(f"{unet}/config.json has no sample_size: the side of its images is not known; add it")
     height, width = (size, size) if isinstance(size, int) else size
     shape = (network.unet.config["in_channels"], height, width)
     if predicts == "preconditioned":
-        denoiser: nn.Module = Preconditioned(network, json.loads(config.read_text())["sigma_data"])
+        denoiser: nn.Module = Preconditioned(network, read_json(config)["sigma_data"])
     else:
         denoiser = Parameterized(network, schedule, predicts)
     count = network.unet.config.get("num_class_embeds") or 0

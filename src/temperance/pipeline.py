@@ -7,7 +7,6 @@ temperance` alone stays light and does not register it.
 """
 
 import inspect
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from temperance.atomic import read_json
 from temperance.hub import ABOUT, Unet, described
 from temperance.network import Blind, Preconditioned
 from temperance.sample import SAMPLERS, Noise, Project, integrate, walk
@@ -139,7 +139,7 @@ class TemperancePipeline(DiffusionPipeline):
         folder = folder / "model" if (folder / "model").is_dir() else folder
         if not (folder / ABOUT).is_file() or not (folder / "unet").is_dir():
             raise ValueError(f"{folder} holds no {ABOUT} with a unet; train with --set network=unet")
-        about = json.loads((folder / ABOUT).read_text())
+        about = read_json(folder / ABOUT)
         kept = {key: about[key] for key in ("denoiser", "schedule")}
         unet = UNet2DModel.from_pretrained(folder / "unet", local_files_only=True)
         assert isinstance(unet, UNet2DModel)

@@ -20,7 +20,7 @@ def doctor(
 
     found = examine()
     say(
-        False,
+        quiet,
         json_,
         "\n".join(f"{line['mark']} {line['what']:<28} {line['found']}" for line in found["lines"]),
     )

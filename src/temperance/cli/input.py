@@ -20,14 +20,23 @@ def writable(out: Path, *, fresh: str | None = None) -> Path:
 def outside(out: Path, *specs: str | None) -> None:
     """Check that pictures written to `out` would not become images of a folder that one of `specs` names."""
     from temperance.data import BUILTINS
-    from temperance.data.spec import parse
+    from temperance.data.spec import exists, parse
 
     for name in (str(parse(spec)[0]) for spec in specs if spec is not None):
-        folder = Path(name).expanduser().resolve()
-        if name.partition("/")[0] not in BUILTINS and out.resolve().is_relative_to(folder):
+        if name.partition("/")[0] in BUILTINS or not exists(name):
+            continue
+        if out.resolve().is_relative_to(Path(name).expanduser().resolve()):
             raise ValueError(
                 f"--out {out} lies inside {name}: its pictures would become images of that set; choose another folder"
             )
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two specifications name the same images: `folder` and `./folder/` do."""
+    from temperance.data.spec import parse
+
+    (a, part), (b, other_part) = parse(one), parse(other)
+    return Path(a) == Path(b) and part == other_part
 
 
 def say(quiet: bool, json_: bool, text: str) -> None:

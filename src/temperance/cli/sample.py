@@ -67,9 +67,10 @@ def sample(
     outside(out, guard, heldout)
     if closed_form is not None:
         outside(out, source)
-        for name, given in (("label", label), ("autoguidance", autoguidance), ("weaker", weaker)):
-            if given is not None:
-                raise ValueError(f"--{name} needs a trained model; leave out --closed-form")
+        needs = "needs a trained model; leave out --closed-form"
+        _refuse(needs, label=label, autoguidance=autoguidance, weaker=weaker)
+    elif guard is None:
+        _refuse("says how images are read; a trained model draws at its own size", size=size, channels=channels)
     from temperance.autoguidance import WEIGHT
     from temperance.run.sampling import sample_run
     from temperance.run.sources import autoguided, closed_form_model, open_guard, open_model
@@ -106,3 +107,10 @@ def sample(
         + f"samples: {out / 'samples.npz'}",
     )
     return found
+
+
+def _refuse(why: str, **options: Any) -> None:
+    """Raise for the first of `options` that was given."""
+    for name, given in options.items():
+        if given is not None:
+            raise ValueError(f"--{name} {why}")

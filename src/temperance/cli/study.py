@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from temperance.cli.input import load, say, writable
+from temperance.cli.input import load, same, say, writable
 from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
@@ -35,6 +35,7 @@ def study(
 ) -> dict[str, Any]:
     """Sweep steps, images or strength for every method: who copies when, and at what quality. Resumes by itself."""
     writable(out)
+    heldout = data if same(data, heldout) else heldout
     if on_bad != "error":  # say what is left out, once; every worker reads for itself
         for spec, kept in {heldout: None, data: out}.items():
             load(spec, size, channels, on_bad, kept, minimum=1, quiet=quiet)

@@ -25,5 +25,5 @@ def exists(text: str) -> bool:
     """Whether a text names something on disk; False for what can be no path."""
     try:
         return Path(text).expanduser().exists()
-    except (OSError, ValueError):  # too long, or a zero byte
+    except (OSError, ValueError, RuntimeError):  # too long, a zero byte, or the home of nobody
         return False

@@ -50,7 +50,7 @@ def settings_from(
             raise ValueError(f"--set {text}: {value!r} is no value") from None
     for key in merged:
         if key not in names():
-            near = difflib.get_close_matches(key, names(), n=1)
+            near = difflib.get_close_matches(str(key), names(), n=1)
             raise ValueError(
                 f"unknown setting {key!r}; {'did you mean ' + near[0] if near else 'see temperance train --help'}?"
             )

@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from temperance.atomic import write_bytes
+from temperance.atomic import read_json, write_bytes
 from temperance.data import SUFFIXES
 
 PATIENCE = 900.0  # seconds without news after which missing parts are given up
@@ -98,7 +98,7 @@ class Shards:
         about = self.folder / "plan.json"
         if not about.exists():
             raise ValueError(f"nothing to resume: {self.folder} holds no finished part; start without --resume")
-        before = json.loads(about.read_text())
+        before = read_json(about)
         changed = [k for k in self.plan if before.get(k) != json.loads(json.dumps(self.plan[k]))]
         if changed:
             raise ValueError(f"--resume: {self.folder.parent} was made with another {', '.join(changed)}")

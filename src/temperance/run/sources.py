@@ -32,6 +32,10 @@ def open_model(source: str, label: str | None = None) -> Model:
         raise ValueError(
             f"{source} is not a folder; give a run of `temperance train`, a diffusers folder, or --closed-form"
         )
+    if (Path(source) / "config.yaml").is_file() and not (Path(source) / "model").is_dir():
+        raise ValueError(
+            f"{source} is a run that has not ended: go on with `temperance train DATA --out {source} --resume`"
+        )
     model = hub.load(Path(source))
     return model if label is None else replace(model, about={**model.about, "label": model.label(label)})
 

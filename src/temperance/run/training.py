@@ -1,7 +1,6 @@
 """A training run on disk."""
 
 import hashlib
-import json
 import os
 import platform
 import sys
@@ -17,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from temperance import hub
-from temperance.atomic import write_json, write_text
+from temperance.atomic import read_json, write_json, write_text
 from temperance.data import Images
 from temperance.recipe import fit, mirrored, prepare
 from temperance.run.earlier import keep
@@ -102,13 +101,13 @@ def train_run(
 def _check_resumable(out: Path, images: Images) -> None:
     if not ((out / "config.yaml").exists() and (out / "env.json").exists()):
         raise ValueError(f"nothing to resume: {out} holds no run; start without --resume")
-    if json.loads((out / "env.json").read_text())["train_sha256"] != images.fingerprint:
+    if read_json(out / "env.json").get("train_sha256") != images.fingerprint:
         raise ValueError(f"--resume: the images are not those that {out} was trained on")
 
 
 def _labels(images: Images, resumed: Path | None) -> tuple[Tensor | None, tuple[str, ...]]:
     """The labels and their names; those of a run that is `resumed` must be the same."""
-    before = None if resumed is None else json.loads((resumed / "env.json").read_text()).get("labels_sha256")
+    before = None if resumed is None else read_json(resumed / "env.json").get("labels_sha256")
     if before not in (None, labels_digest(images)):
         raise ValueError(f"--resume: the labels are not those that {resumed} was trained with")
     return labels_of(images)

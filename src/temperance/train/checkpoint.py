@@ -4,7 +4,6 @@ A checkpoint is written under a hidden name, fsynced, read back, given a sha256 
 older ones deleted. Tensors are safetensors and the rest is JSON: opening a checkpoint runs no code.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from temperance.atomic import is_complete, new_folder, remove_folder, write_json, write_verified
+from temperance.atomic import is_complete, new_folder, read_json, remove_folder, write_json, write_verified
 
 NAME = "checkpoint-"
 
@@ -102,7 +101,7 @@ def restore(path: Path, model: nn.Module, average: nn.Module, optimizer: Any) ->
         number, name = key.split(".")
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return json.loads((path / "state.json").read_text())
+    return read_json(path / "state.json")
 
 
 def _flat(optimizer: Any) -> dict[str, Tensor]:
