@@ -4,10 +4,10 @@
     python -m benchmarks.reproduce fashion-300 --seed 11     the rows of one split only
     python -m benchmarks.reproduce fashion-300 --out again   where runs go; interrupted, they go on there
 
-For every method: how many of its rows repeat, which is within `SAME` in every figure, and how far apart others are at
-most. Exit 1 if one does not repeat or is missing. On another kind of machine sums are rounded differently, which
-training makes grow (docs/results.md). Commands for a GPU are left out where there is none, and their rows are missing;
-where there is one, their rows differ from run to run.
+For every method: how many of its rows repeat, which is within `SAME` in every figure, how far apart others are at most,
+and, with its sign, on average. Exit 1 if one does not repeat or is missing. On another kind of machine sums are rounded
+differently, which training makes grow (docs/results.md). Commands for a GPU are left out where there is none, and
+their rows are missing; where there is one, their rows differ from run to run.
 """
 
 import argparse
@@ -17,6 +17,8 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
 
 import torch
 from benchmarks.kept import SHOWN, Row, commands, key, names, rows
@@ -44,19 +46,36 @@ def drawn_again(command: str, out: Path) -> list[Row]:
     return json.loads(found.read_text())["rows"]
 
 
-def compared(kept: Iterable[Row], new: Iterable[Row]) -> dict[str, tuple[int, int, int, dict[str, float]]]:
-    """Per method: rows kept, rows that repeat, rows not found again, the largest difference of each figure."""
+class Again(NamedTuple):
+    """A method's rows, kept and drawn again."""
+
+    total: int
+    off: list[dict[str, float]]  # by figure, new less kept, of every row that was found again
+
+    @property
+    def same(self) -> int:
+        return sum(max(map(abs, off.values())) < SAME for off in self.off)
+
+    def __str__(self) -> str:
+        missing = self.total - len(self.off)
+        apart = []
+        for figure in SHOWN:
+            by = [off[figure] for off in self.off]
+            if max(map(abs, by), default=0) >= SAME:
+                apart.append(f"{figure} {max(map(abs, by)):.3g} ({fmean(by):+.2g})")
+        said = f"{self.same} of {self.total} rows repeat" + f", {missing} missing" * (missing > 0)
+        return said + f"; apart at most (and on average): {', '.join(apart)}" * bool(apart)
+
+
+def compared(kept: Iterable[Row], new: Iterable[Row]) -> dict[str, Again]:
+    """By method, how every row of `kept` came out in `new`."""
     again = {key(row): row for row in new}
-    found: dict[str, tuple[int, int, int, dict[str, float]]] = {}
+    found: dict[str, Again] = {}
     for row in kept:
-        total, same, missing, apart = found.get(row["method"], (0, 0, 0, dict.fromkeys(SHOWN, 0.0)))
+        total, off = found.get(row["method"], Again(0, []))
         other = again.get(key(row))
-        off = {} if other is None else {name: abs(other[name] - row[name]) for name in SHOWN}
-        found[row["method"]] = (
-            total + 1,
-            same + (other is not None and max(off.values()) < SAME),
-            missing + (other is None),
-            {name: max(most, off.get(name, 0.0)) for name, most in apart.items()},
+        found[row["method"]] = Again(
+            total + 1, off if other is None else [*off, {name: other[name] - row[name] for name in SHOWN}]
         )
     return found
 
@@ -80,11 +99,9 @@ def repeat(name: str, out: Path, seed: int | None) -> bool:
     asked = [c if seed is None else split_of(c, seed) for c in commands(name)]
     new = [row for i, command in enumerate(asked) if command for row in drawn_again(command, out / f"{name}-{i}")]
     found = compared((r for r in rows(name) if seed in (None, r["seed"])), new)
-    for method, (total, same, missing, apart) in found.items():
-        most = ", ".join(f"{figure} {most:.5g}" for figure, most in apart.items() if most >= SAME)
-        said = f"{name} {method}: {same} of {total} rows repeat"
-        print(said + f", {missing} missing" * (missing > 0) + f"; at most apart: {most}" * bool(most), flush=True)
-    return all(same == total for total, same, *_ in found.values())
+    for method, again in found.items():
+        print(f"{name} {method}: {again}", flush=True)
+    return all(again.same == again.total for again in found.values())
 
 
 if __name__ == "__main__":

@@ -172,7 +172,8 @@ def test_rows_that_come_out_otherwise_are_told():
     row = {"method": "a", "seed": 1, "n_train": 9, "steps": 2} | dict.fromkeys(SHOWN, 0.25)
     kept = [row, row | {"steps": 4}, row | {"steps": 8}, row | {"method": "b"}]
     new = [row | {"fd_heldout": 0.25 + 2**-12}, row | {"steps": 4, "recall": 0.5}, row | {"method": "b"}]
-    assert compared(kept, new) == {
-        "a": (3, 1, 1, dict.fromkeys(SHOWN, 0.0) | {"recall": 0.25, "fd_heldout": 2**-12}),
-        "b": (1, 1, 0, dict.fromkeys(SHOWN, 0.0)),
-    }
+    found = compared(kept, new)
+    assert found["a"].total == 3 and found["a"].same == 1 and len(found["a"].off) == 2
+    assert found["a"].off[1] == dict.fromkeys(SHOWN, 0.0) | {"recall": 0.25}
+    assert str(found["a"]) == "1 of 3 rows repeat, 1 missing; apart at most (and on average): recall 0.25 (+0.12)"
+    assert str(found["b"]) == "1 of 1 rows repeat"
