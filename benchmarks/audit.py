@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from benchmarks.common import images, resident, say, show
+from benchmarks.common import images, resident, roof, say, show
 
 from temperance.auditing import as_json, audit
 from temperance.data import Images, InputError, load, split
@@ -113,6 +113,7 @@ def main() -> None:
         {
             **head,
             **{k: size[k] for k in ("peak_extra_mb", "interpreter_mb", "seconds")},
+            "roof": roof(),
             "planted": rows,
             "scale": [size],
         },

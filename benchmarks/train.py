@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 from accelerate import Accelerator
-from benchmarks.common import arguments, images, medians, say, show
+from benchmarks.common import arguments, images, medians, roof, say, show
 from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -168,7 +168,7 @@ def main() -> None:
             say(f"torch.compile: {str(error).splitlines()[0]}")
         result["speedups"] = [{k: 1 / v for k, v in compared(variants, 12, 240)[0].items()}]
     result["seconds"] = time.perf_counter() - began
-    show(copy.deepcopy(result), options.json)
+    show({**copy.deepcopy(result), "roof": roof()}, options.json)
 
 
 if __name__ == "__main__":

@@ -346,6 +346,9 @@ def test_gates_hold_every_measure_in_every_encoder(report):
     assert len(broken(found, limits(["0.01", "flagged_fraction=0.01"], ["precision=1.1"]))) == 3
     (message,) = broken(found, limits(["memorized_at_most=0.1"], []))  # none can be stated where copies are found
     assert f"{found['encoders']['pixels']['memorized_ci'][1]:.4g} in pixels" in message
+    none = {**found, "encoders": {"x": found["encoders"]["pixels"] | {"extracted_fraction": 0.0, "eidetic_k": None}}}
+    assert broken(none, limits([], ["eidetic_k=2"])) == []  # nothing was extracted
+    assert len(broken(none, limits(["eidetic_k=2"], []))) == 1
     with pytest.raises(ValueError, match="eidetic_k was not measured"):
         broken({**found, "encoders": {"x": dict.fromkeys(found["encoders"]["pixels"])}}, limits(["eidetic_k=1"], []))
 

@@ -3,12 +3,14 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Generator
 
 from temperance.cli.input import same
+from temperance.cli.study import small
 from temperance.data import load
 from temperance.distance import neighbors
 from temperance.features import Classifier
@@ -296,3 +298,11 @@ def test_labels_of_one_class_train_no_classifier():
 @pytest.mark.parametrize(("other", "so"), [("./a/", True), ("a", True), ("a[:5]", False), ("b", False)])
 def test_one_folder_under_two_names_is_one_set(other, so):
     assert same("a", other) is so and same("a[:5]", "./a/[:5]")
+
+
+def test_a_quick_study_is_of_small_images(tmp_path):
+    for side in (16, 17):
+        np.save(tmp_path / f"{side}.npy", np.zeros((20, side, 16, 1), np.uint8))
+    assert small(str(tmp_path / "16.npy"), None, "error") is None
+    assert small(str(tmp_path / "17.npy"), None, "error") == 16
+    assert small("digits", None, "error") is None

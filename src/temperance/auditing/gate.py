@@ -84,6 +84,8 @@ def _values(report: dict[str, Any], name: str) -> dict[str, float]:
         value = figures["flagged" if name == "flagged_fraction" else name]
         if name == "memorized_at_most" and value is None:  # copies were found: the interval's end bounds them
             value = figures["memorized_ci"][1]
+        if name == "eidetic_k" and value is None and figures["extracted_fraction"] is not None:
+            value = math.inf  # nothing was extracted, so nothing that is rare
         if value is not None:
             values[encoder] = value / n if name == "flagged_fraction" else float(value)
     if not values:
