@@ -10,9 +10,10 @@ from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, EDMEulerSc
 from temperance.data import Images, to_uint8
 from temperance.guard import Guard
 from temperance.hub import Model, new_denoiser, new_network, save
+from temperance.network import Parameterized
 from temperance.pipeline import TemperancePipeline, TemperanceScheduler, drawer
 from temperance.sample import Noise, adaptive, ancestral, heun, integrate
-from temperance.schedule import Edm
+from temperance.schedule import Edm, Vp
 
 SHAPE = (1, 8, 8)
 LEVELS = Edm(0.05, 9.0, sigma_data=0.6)
@@ -110,6 +111,15 @@ def test_the_default_export_is_run_by_stock_classes_to_the_same_image(tmp_path):
         x = stock.step(mine.unet(stock.scale_model_input(x, t), t).sample, t, x).prev_sample
         y = mine.scheduler.step(mine.unet(mine.scheduler.scale_model_input(y, u), u).sample, u, y).prev_sample
     torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3)
+
+
+def test_a_ddpm_run_is_a_stock_pipeline(tmp_path):
+    network, schedule = model(True).denoiser.network, Vp(steps=20)
+    save(tmp_path, Model(Parameterized(network, schedule, "eps").eval(), schedule, SHAPE, {}))
+    pipe = DiffusionPipeline.from_pretrained(tmp_path)
+    assert type(pipe) is DDPMPipeline and pipe.scheduler.config["num_train_timesteps"] == 20
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe(2, generators(range(2)), 4, output_type="np").images.shape == (2, 8, 8, 1)
 
 
 def test_a_guard_stands_before_any_pipeline():

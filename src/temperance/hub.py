@@ -247,7 +247,8 @@ def _save_unet(folder: Path, unet: UNet2DModel, scheduler: SchedulerMixin | None
         return
     scheduler.save_pretrained(folder / "scheduler")
     index = {
-        "_class_name": "DiffusionPipeline",
+        # No stock pipeline draws unconditionally with the others, whose inputs are to be scaled at every step.
+        "_class_name": "DDPMPipeline" if isinstance(scheduler, DDPMScheduler) else "DiffusionPipeline",
         "unet": ["diffusers", "UNet2DModel"],
         "scheduler": ["diffusers", type(scheduler).__name__],
     }
