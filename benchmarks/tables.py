@@ -13,6 +13,7 @@ several looks:
 - `comparisons`: each method of ours at its last step, and stops with guidance or augmentation, against the best early
   stop of plain training that copies no more
 - `distances`: the same methods against the best of plain training until it has their copy AUC, read between its looks
+- `halves`: plain training, guided and augmented, at half of the steps that copies came after, against their best stops
 """
 
 import argparse
@@ -25,7 +26,7 @@ from typing import Any
 
 from benchmarks.kept import ROOT, SHOWN, Row, commands, floor, looked, rows, seeds, sizes, studies, title
 
-from temperance.study.advice import ACCEPTED, advise, against_early_stop, curve
+from temperance.study.advice import ACCEPTED, advise, against_early_stop, best_stop, curve, half_stop
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
 MARK = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
@@ -168,6 +169,28 @@ def distances() -> Iterator[str]:
             yield cells(*start, shown(v, "steps", "fd_heldout", "recall"), *equally_close(plain, v))
 
 
+def halves() -> Iterator[str]:
+    """Stops at half of the steps that copies came after, beside the best stop that copies no more."""
+    yield header(
+        "images", "method", "seeds", "copies came after", "best stop: step, copied, FD, recall",
+        "half: step, copied, FD, recall",
+    )  # fmt: skip
+    for name, n, own in studies():
+        for method in ("conditional", *STOPPED):
+            half = half_stop(own, method, n)
+            if half is not None:
+                looks, most = curve(own, method, n), max(half["memorized_fraction"], half["heldout_memorized_fraction"])
+                step, best, _ = best_stop(looks, most)
+                known, blind = (shown(m, "memorized_fraction", "fd_heldout", "recall") for m in (best, half))
+                found = [title(name, n), method, str(seeds(own)), several(half["copies"])]
+                yield cells(*found, f"{step:,}: {known}", f"{several(half['steps'])}: {blind}")
+
+
+def several(steps: list[int]) -> str:
+    """The steps of several seeds, each once."""
+    return " and ".join(f"{s:,}" for s in sorted(set(steps)))
+
+
 def equally_close(plain: Looks, v: Verdict) -> tuple[str, str]:
     """The best of plain training before it is closer than a method or unseen images, and the outcome.
 
@@ -241,7 +264,7 @@ def distance(value: float) -> str:
 
 
 WRITTEN = {"fd_heldout": distance, "steps": "{:,}".format}
-WHOLE = {"bars": bars, "headline": headline, "comparisons": comparisons, "distances": distances}
+WHOLE = {"bars": bars, "headline": headline, "comparisons": comparisons, "distances": distances, "halves": halves}
 
 
 def written(page: str) -> str:

@@ -63,25 +63,25 @@ def test_a_step_of_training_is_taken_several_times(weight, sigma, label):
 
 
 def test_a_run_keeps_what_a_run_of_about_a_quarter_of_the_steps_ends_with(folder, tmp_path):
-    """Checkpoints come every 5 steps here, so step 4 is kept for guidance alone."""
-    quarter = trained(tmp_path / "quarter", steps=4)
+    """Checkpoints come every 5 steps here, so step 3 is kept for guidance alone."""
+    quarter = trained(tmp_path / "quarter", steps=3)
     found, expected = hub.load(nearest(folder, 12)), hub.load(quarter)
-    assert found.about["step"] == 4 and hub.load(folder).about["step"] == 12
+    assert found.about["step"] == 3 and hub.load(folder).about["step"] == 12
     for name, value in expected.denoiser.state_dict().items():
         assert torch.equal(found.denoiser.state_dict()[name], value)
 
 
 def test_a_run_that_copying_ends_is_guided_by_a_quarter_of_what_it_came_to(folder, tmp_path):
-    """Kept of 12 steps are those of 2, 4 and 8: one of them is within 1.42 times a quarter of any end from 8 to 15."""
-    assert kept(folder) == [2, 4, 8]
+    """Of 12 steps those from an eighth on are kept: one is within 1.34 times a quarter of any end from 8 to 15."""
+    assert kept(folder) == [1, 2, 3, 4, 6, 8, 11]
     for end in range(8, 16):
         share = int(nearest(folder, end).name) / end
-        assert 0.25 / 1.42 < share < 0.25 * 1.42
+        assert 0.25 / 1.34 < share < 0.25 * 1.34
     longer = trained(tmp_path / "run", steps=6)
-    assert kept(longer) == [1, 2, 4]
+    assert kept(longer) == [1, 2, 3, 4, 6]
     config = {**DEFAULTS, "steps": 24}
     train_run(IMAGES, longer, config, None, {"steps"}, [], resume=True, progress=False, device="cpu")
-    assert kept(longer) == [4, 8, 16] and nearest(longer, 24).name == "8"
+    assert kept(longer) == [2, 3, 4, 6, 8, 11, 16, 23] and nearest(longer, 24).name == "6"
     stopped = open_model(str(folder))
     stopped.about["step"] = 8
     assert autoguided(stopped, str(folder), None, 2.0).about["autoguidance"]["weaker"] == str(folder / FOLDER / "2")
@@ -90,7 +90,7 @@ def test_a_run_that_copying_ends_is_guided_by_a_quarter_of_what_it_came_to(folde
 def test_samples_are_those_of_the_formula(folder, tmp_path):
     model = autoguided(open_model(str(folder)), str(folder), None, WEIGHT)
     found, _ = drawn(model, tmp_path / "out")
-    end, earlier = open_model(str(folder)), open_model(str(folder / FOLDER / "4"))
+    end, earlier = open_model(str(folder)), open_model(str(folder / FOLDER / "3"))
 
     def by_hand(x, sigma):
         with torch.no_grad():
@@ -101,13 +101,13 @@ def test_samples_are_those_of_the_formula(folder, tmp_path):
     assert (pixels - expected.clamp(-1, 1)).abs().max() < 1.01 / 127.5
     assert found["nfe"] == 78  # 39 of each network
     told = json.loads((tmp_path / "out" / "sample.json").read_text())["model"]["autoguidance"]
-    assert told == {"weaker": str(folder / FOLDER / "4"), "weight": 2.0}
+    assert told == {"weaker": str(folder / FOLDER / "3"), "weight": 2.0}
 
 
 def test_a_named_model_guides_as_the_earlier_one_does(folder, tmp_path):
     model = open_model(str(folder))
     _, default = drawn(autoguided(model, str(folder), None, 2.0), tmp_path / "a")
-    _, named = drawn(autoguided(model, "elsewhere", str(folder / FOLDER / "4"), 2.0), tmp_path / "b")
+    _, named = drawn(autoguided(model, "elsewhere", str(folder / FOLDER / "3"), 2.0), tmp_path / "b")
     _, alone = drawn(autoguided(model, str(folder), None, 1.0), tmp_path / "c")
     _, plain = drawn(model, tmp_path / "d")
     assert default == named != plain == alone

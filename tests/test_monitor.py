@@ -14,7 +14,7 @@ from temperance.run.monitor import Monitor
 from temperance.run.settings import settings_from
 from temperance.run.training import train_run
 from temperance.schedule import Edm
-from temperance.train import Settings, read_metrics
+from temperance.train import Settings, read_metrics, stopped_at
 
 IMAGES, UNSEEN = load("digits[:30]"), load("digits[100:180]")
 DEFAULTS = {"objective": "tangent", "k": 4, "steps": 12, "batch_size": 8, "seed": 0, "lr": 1e-3}
@@ -37,7 +37,9 @@ class Copier(torch.nn.Module):
         return self.points[torch.cdist(x.flatten(1), self.points).argmin(1)].reshape(x.shape)
 
 
-@pytest.mark.parametrize(("heldout", "on_copying"), [(True, "stop"), (True, "advise"), (False, "stop")])
+@pytest.mark.parametrize(
+    ("heldout", "on_copying"), [(True, "stop"), (True, "advise"), (False, "stop"), (True, "halve")]
+)
 def test_copying_is_seen_told_and_stopped(tmp_path, monkeypatch, capsys, heldout, on_copying):
     points, unseen = IMAGES.tensor(), UNSEEN.tensor()
     monkeypatch.setattr(Model, "told", property(lambda self: True))
@@ -45,7 +47,7 @@ def test_copying_is_seen_told_and_stopped(tmp_path, monkeypatch, capsys, heldout
     monitor = Monitor(points, unseen if heldout else None, settings, tmp_path)
     found = monitor(100, Model(Copier(points), Edm(), (1, 8, 8), {}))
     assert found["memorized_fraction"] == 1 and found["copying"]
-    assert found["stop"] == (on_copying == "stop")
+    assert found["stop"] == (on_copying != "advise")
     assert ("copy_auc" in found) == heldout
     told = capsys.readouterr().err
     assert "step 100: 100% of samples are copies" in told and ("stopped" in told) == found["stop"]
@@ -83,6 +85,33 @@ def weights(out: Path) -> bytes:
 def test_heldout_images_alone_ask_for_a_look_at_every_checkpoint(tmp_path):
     run(tmp_path, "monitor_samples=4", "checkpoint_every=12", heldout=UNSEEN)
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["monitor_every"] == 12
+
+
+@pytest.mark.slow
+def test_a_run_goes_back_to_half_of_the_steps_that_copies_came_after(tmp_path):
+    """Twelve digits, learned by heart within some hundred steps."""
+    few, config = load("digits[:12]"), {"objective": "conditional", "steps": 2000, "batch_size": 32, "lr": 2e-3}
+
+    def trained(out, *assignments, resume=False):
+        found = train_run(
+            few, out, {**DEFAULTS, **config}, None, set(), ["monitor_samples=40", *assignments],
+            resume=resume, progress=False, device="cpu",
+        )  # fmt: skip
+        assert found is not None
+        return found["model_step"]
+
+    half = trained(tmp_path / "run", "on_copying=halve")
+    looks = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "stop" in row]
+    *quiet, last = looks
+    assert [row["step"] for row in looks][:3] == [64, 91, 128] and quiet
+    assert not any(row["copying"] for row in quiet) and last["copying"] and last["step"] < 2000
+    assert abs(half - last["step"] / 2) < 1 and stopped_at(tmp_path / "run") == last["step"]
+    trained(tmp_path / "plain", f"steps={half}")
+    assert weights(tmp_path / "run") == weights(tmp_path / "plain")
+    assert trained(tmp_path / "run", "on_copying=halve", resume=True) == half  # it had ended
+    assert weights(tmp_path / "run") == weights(tmp_path / "plain")
+    further = trained(tmp_path / "run", "on_copying=advise", f"steps={last['step'] + 9}", resume=True)
+    assert further == last["step"] + 9
 
 
 def test_a_saved_configuration_reproduces_the_run_bit_for_bit(tmp_path):

@@ -18,7 +18,7 @@ from temperance.objective import NoiseConditional, TangentSmoothed, TemperatureS
 from temperance.recipe import Recipe, prepare
 from temperance.schedule import Edm
 from temperance.study import METHODS, Cell, Plan, cells, run, study
-from temperance.study.advice import advise, against_early_stop, memorization_step, scaling
+from temperance.study.advice import advise, against_early_stop, half_stop, memorization_step, scaling
 from temperance.study.cell import Split, _drawn, check
 from temperance.study.methods import add_dropout
 from temperance.study.objectives import Band, Displaced, Floored, Literal, Mixing, Tangents
@@ -93,6 +93,22 @@ def test_sizes_that_copied_before_the_first_look_are_not_fitted():
     assert found["passed_before_first_look"] == [50]
     assert found["memorization_step"]["50"] == 10
     assert found["scaling"]["points"] == 2
+
+
+def test_half_of_the_steps_that_copies_came_after():
+    """Of 160 steps for one seed and of 80 for the other, where .01 of unseen images count as copies."""
+    looks = {0: (0.0, 0.02, 0.06, 0.05, 0.3), 1: (0.0, 0.0, 0.06, 0.07, 0.2)}
+    rows = [
+        row("conditional", s, m, fd, 0.1, seed=seed) | {"heldout_memorized_fraction": 0.01}
+        for seed, copied in looks.items()
+        for s, m, fd in zip((20, 40, 57, 80, 160), copied, (50, 40, 35, 30, 9))
+    ]
+    found = half_stop(rows, "conditional", 100)
+    assert found is not None and found["copies"] == [160, 80] and found["steps"] == [80, 40]
+    assert found["fd_heldout"] == 35 and found["memorized_fraction"] == pytest.approx(0.025)
+    assert advise(rows)["half_stop"] == {"100": found}
+    for fewer in ([r for r in rows if r["steps"] < 100], [r for r in rows if r["steps"] > 100], []):
+        assert half_stop(fewer, "conditional", 100) is None
 
 
 def test_the_early_stop_is_the_best_look_that_copies_no_more():

@@ -125,7 +125,7 @@ def test_visits_come_with_every_checkpoint_and_at_the_end():
         fresh(), settings, earlier=lambda step, _: earlier.append(step),
         visit=lambda step, average: seen.append((step, isinstance(average, Preconditioned))),
     )  # fmt: skip
-    assert seen == [(3, True), (6, True), (8, True)] and earlier == [1, 2, 4, 8]
+    assert seen == [(3, True), (6, True), (8, True)] and earlier == [1, 2, 3, 4, 6, 8]
 
 
 @pytest.mark.parametrize(("n", "size"), [(40, 32), (40, 40), (7, 20), (10, 3), (1, 5)])

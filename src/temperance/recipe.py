@@ -290,7 +290,7 @@ def fit(
     classes: Sequence[str] = (),
 ) -> Model:
     """Train what was prepared on images in [-1, 1]; `visit` sees the averaged model at every checkpoint,
-    `earlier` after every power of two.
+    `earlier` at every landmark.
 
     `monitor` sees it every `settings.monitor_every` steps; see `temperance.train`.
 

@@ -78,6 +78,7 @@ def train(
     say(
         quiet,
         json_,
-        f"trained on {len(images)} images in {found['seconds']:.0f} s{chosen}\nmodel: {out / 'model'}",
+        f"trained on {len(images)} images in {found['seconds']:.0f} s{chosen}\nmodel: {out / 'model'}, "
+        f"after {found['model_step']:,} steps",
     )
     return found

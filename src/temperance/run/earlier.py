@@ -1,6 +1,6 @@
-"""What can guide the end of a run: its model after every power of two steps, for the one nearest to a quarter.
+"""Earlier models of a run, one at every landmark: to guide its end (the quarter), or to be its end (the half).
 
-Powers of two, because a run that is stopped by its first copies ends where nobody planned.
+Landmarks, because a run that is stopped by its first copies ends where nobody planned.
 """
 
 import math
@@ -14,10 +14,10 @@ FOLDER = "earlier"
 
 
 def keep(run: Path, step: int, save: Callable[[Path], None]) -> None:
-    """Save the model of `step` as `run/earlier/STEP`, and remove those that are no quarter of anything to come."""
+    """Save the model of `step` as `run/earlier/STEP`, and remove those that are no eighth of anything to come."""
     save(run / FOLDER / str(step))
     for older in kept(run):
-        if older < step // 4:  # that of a half is for runs that end just before the next one
+        if older < step // 8:
             shutil.rmtree(run / FOLDER / str(older))
 
 
@@ -26,13 +26,13 @@ def kept(run: Path) -> list[int]:
     return sorted(int(p.name) for p in (run / FOLDER).glob("*") if p.name.isdigit())
 
 
-def nearest(run: Path, step: int) -> Path:
-    """The model that is nearest, as a ratio, to a quarter of `step`.
+def nearest(run: Path, step: int, share: float = SHARE) -> Path:
+    """The model that is nearest, as a ratio, to that share of `step`; by default to a quarter.
 
     Raises:
         ValueError: if there is none.
     """
     steps = [s for s in kept(run) if s < step]
     if not steps:
-        raise ValueError(f"--autoguidance: {run} has no {FOLDER}/ model to be guided by; name a --weaker model")
-    return run / FOLDER / str(min(steps, key=lambda s: abs(math.log(s / (SHARE * step)))))
+        raise ValueError(f"{run} has no {FOLDER}/ model of fewer steps; name a --weaker model")
+    return run / FOLDER / str(min(steps, key=lambda s: abs(math.log(s / (share * step)))))

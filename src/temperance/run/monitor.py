@@ -22,6 +22,11 @@ from temperance.schedule import levels
 from temperance.train import Settings, read_metrics
 
 TOLERATED = 0.05  # memorized fraction that may be passed where no held-out images say what is usual
+ADVICE = {
+    "advise": "stop here (--set on_copying=stop or halve), or smooth more strongly",
+    "stop": "stopped",
+    "halve": "stopped, and back to half of the steps",
+}
 STEPS, LIMIT = 20, 100  # of heun, and of adaptive for noise-unconditional models: a look, not a release
 
 
@@ -48,7 +53,7 @@ class Monitor:
         x = _samples(model, self.settings.monitor_samples, self.settings.seed)
         write_sheet(self.out / "samples" / f"step-{step:07d}.png", to_uint8(x))
         found = _figures(x, self.train, self.heldout)
-        found["stop"] = found["copying"] and self.settings.on_copying == "stop"
+        found["stop"] = found["copying"] and self.settings.on_copying != "advise"
         rows = [row for row in read_metrics(self.out / "metrics.jsonl") if "memorized_fraction" in row]
         _plot(self.out / "monitor.png", [*rows, {"step": step, **found}])
         if found["copying"]:
@@ -59,8 +64,7 @@ class Monitor:
         usual = found.get("heldout_memorized_fraction")
         told = f"step {step}: {found['memorized_fraction']:.0%} of samples are copies"
         told += "" if usual is None else f" (held-out images: {usual:.0%})"
-        advice = "stopped" if found["stop"] else "stop here (--set on_copying=stop), or smooth more strongly"
-        tqdm.write(f"{told}: {advice}", file=sys.stderr)
+        tqdm.write(f"{told}: {ADVICE[self.settings.on_copying]}", file=sys.stderr)
 
 
 def _samples(model: Model, n: int, seed: int) -> Float[Tensor, "n c h w"]:

@@ -19,10 +19,10 @@ from temperance import hub
 from temperance.atomic import read_json, write_json, write_text
 from temperance.data import Images
 from temperance.recipe import fit, mirrored, prepare
-from temperance.run.earlier import keep
+from temperance.run.earlier import keep, nearest
 from temperance.run.monitor import Monitor
 from temperance.run.settings import settings_from
-from temperance.train import listed, step_of
+from temperance.train import Settings, listed, step_of, stopped_at
 
 
 def train_run(
@@ -52,7 +52,8 @@ def train_run(
         _check_resumable(out, images)
         config = config or out / "config.yaml"
     recipe, settings = settings_from(defaults, config, typed, assignments)
-    if heldout is not None and not settings.monitor_every:
+    watched = settings.monitor_every or settings.on_copying == "halve"
+    if heldout is not None and not watched:
         settings = replace(settings, monitor_every=settings.checkpoint_every)
     merged = {**vars(recipe), **vars(settings)}
     began = time.perf_counter()
@@ -79,23 +80,34 @@ def train_run(
 
     model = fit(
         ready, points, settings, out=out, resume=resume and bool(listed(out)), progress=progress, device=device,
-        classes=classes, begin=begin, earlier=earlier, monitor=monitor if settings.monitor_every else None,
+        classes=classes, begin=begin, earlier=earlier, monitor=monitor if watched or heldout is not None else None,
     )  # fmt: skip
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if not main:
         return None
-    _save(out / "model", _at(step_of(listed(out)[0]), model))
+    step, model = _end(out, model, settings)
+    _save(out / "model", _at(step, model))
     seconds = time.perf_counter() - began
     return {
         "out": str(out),
         "model": str(out / "model"),
+        "model_step": step,
         "n_train": len(images),
         "seconds": seconds,
         "world_size": world,
         **merged,
         "chosen": ready.chosen,
     }
+
+
+def _end(out: Path, model: hub.Model, settings: Settings) -> tuple[int, hub.Model]:
+    """The step and the model that a run hands over: its last one or, with `halve`, that of half of the steps."""
+    copied = stopped_at(out)
+    if copied is None or settings.on_copying != "halve":
+        return step_of(listed(out)[0]), model
+    half = nearest(out, copied, 1 / 2)
+    return int(half.name), hub.load(half)
 
 
 def _check_resumable(out: Path, images: Images) -> None:

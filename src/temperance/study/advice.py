@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ def memorization_step(looks: Sequence[tuple[int, dict[str, float]]]) -> float | 
     """
     before: tuple[int, float] | None = None
     for steps, m in looks:
-        excess = m["memorized_fraction"] - m["heldout_memorized_fraction"] - ACCEPTED
+        excess = _excess(m)
         if excess > 0:
             if before is None:
                 return float(steps)
@@ -71,6 +72,32 @@ def best_stop(looks: Sequence[tuple[int, dict[str, float]]], allowed: float) -> 
     if fair:
         return *min(fair, key=lambda s: s[1]["fd_heldout"]), True
     return *min(looks, key=lambda s: s[1]["memorized_fraction"]), False
+
+
+def half_stop(rows: Sequence[Row], method: str, n: int) -> dict[str, Any] | None:
+    """The early stop that nobody has to know: each seed at half of the steps after which copies came.
+
+    They have come at the first look whose memorized fraction is over `ACCEPTED` above held-out data's own; of the looks
+    before it, the one nearest to half of its steps, as a ratio, is taken. `steps` and `copies` list both by seed, the
+    other figures are means. None if there is no seed, or one never copies that much or does so at its first look.
+    """
+    stops, copies = [], []
+    for seed in dict.fromkeys(r["seed"] for r in rows if (r["method"], r["n_train"]) == (method, n)):
+        looks = curve([r for r in rows if r["seed"] == seed], method, n)
+        before = list(takewhile(lambda look: _excess(look[1]) <= 0, looks))
+        if not before or len(before) == len(looks):
+            return None
+        copies.append(looks[len(before)][0])
+        stops.append(min(before, key=lambda look: abs(math.log(2 * look[0] / copies[-1]))))
+    if not stops:
+        return None
+    figures = {name: fmean(m[name] for _, m in stops) for name in MEASURES}
+    return {"method": method, "n_train": n, "steps": [step for step, _ in stops], "copies": copies, **figures}
+
+
+def _excess(m: dict[str, float]) -> float:
+    """By how much copying is beyond what is accepted."""
+    return m["memorized_fraction"] - m["heldout_memorized_fraction"] - ACCEPTED
 
 
 def against_early_stop(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -116,5 +143,6 @@ def advise(rows: Sequence[Row]) -> dict[str, Any]:
         "accepted_above_heldout": ACCEPTED,
         "memorization_step": {str(n): t for n, t in times.items()},
         "passed_before_first_look": passed,
+        "half_stop": {str(n): half_stop(rows, "conditional", n) for n in sizes},
         "scaling": None if law is None else law._asdict(),
     }

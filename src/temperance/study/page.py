@@ -170,4 +170,11 @@ def _advice(found: dict[str, Any]) -> tuple[str, ...]:
             said.append(f"On {n} images, copying passed {accepted} before the first look, at step {step:.0f}.")
         else:
             said.append(f"On {n} images, stop conditional training before step {step:.0f}: copying passes {accepted}.")
+        if (half := found["early_stop"]["half_stop"][n]) is not None:
+            steps = " and ".join(str(s) for s in sorted(set(half["steps"])))
+            said.append(
+                f"Half of the steps after which copies came on {n} images, as train --set on_copying=halve stops: step"
+                f" {steps}, {half['memorized_fraction']:.0%} copied, Frechet distance {half['fd_heldout']:.3g}, recall"
+                f" {half['recall']:.2f}."
+            )
     return tuple(said)

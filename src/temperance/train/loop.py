@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from temperance.objective import Objective
 from temperance.train.checkpoint import listed, newest, restore, save_checkpoint
-from temperance.train.record import Record
+from temperance.train.landmarks import FIRST_LOOK, is_landmark
+from temperance.train.record import Record, stopped_at
 from temperance.train.settings import Settings
 from temperance.train.step import Outcome, Trainer, learning_rate
 
@@ -49,9 +50,10 @@ def train(
     With `out`, metrics go to `out/metrics.jsonl` and checkpoints to `out/checkpoint-N/`; `resume` continues from the
     newest valid one. `begin()` is called once on the main process, when everything is checked and restored;
     `visit(step, average)` is called after every `checkpoint_every` steps and at the end,
-    `earlier(step, average)` after every power of two: one of them can guide the end (`temperance.autoguidance`).
-    `monitor(step, average)` is called on the main process after every `monitor_every` steps; the figures that it
-    returns are recorded, and training ends early if they hold a true `stop`.
+    `earlier(step, average)` at every landmark: one of them can guide the end (`temperance.autoguidance`).
+    `monitor(step, average)` is called on the main process after every `monitor_every` steps, and at landmarks where
+    `on_copying` is `halve`; the figures that it returns are recorded, and training ends early if they hold a true
+    `stop`. A run that has ended so is not trained on by `resume`, unless `on_copying` is `advise`.
 
     Under `torchrun` or `accelerate launch` every process calls this with the same arguments; rank 0 writes.
 
@@ -81,7 +83,7 @@ def train(
         ) as bar,
     ):  # fmt: skip
         pace = _Pace(settings, start, Record(out if main else None, start, accelerator), bar)
-        for step in range(start, settings.steps):
+        for step in range(start, start if _ended(out, start, settings) else settings.steps):
             done = step + 1
             pace.add(done, trainer.advance(step))
             last = _look(trainer, monitor, done, pace.record) or done == settings.steps
@@ -89,7 +91,7 @@ def train(
                 _save(trainer, done, last)
                 if visit is not None:
                     visit(done, trainer.average)
-            if earlier is not None and done & (done - 1) == 0:
+            if earlier is not None and is_landmark(done):
                 earlier(done, trainer.average)
             if last:
                 break
@@ -190,10 +192,18 @@ def _save(trainer: Trainer, done: int, last: bool) -> None:
     save_checkpoint(trainer.out, done, trainer.bare, trainer.average, trainer.optimizer, keep=keep, more=more)
 
 
+def _ended(out: Path | None, start: int, settings: Settings) -> bool:
+    """Whether the run that is resumed at `start` had been ended there by its monitor."""
+    return out is not None and settings.on_copying != "advise" and start > 0 and stopped_at(out) == start
+
+
 def _look(trainer: Trainer, monitor: Monitor | None, done: int, record: Record) -> bool:
     """Let the monitor look at the average when it is due; whether all processes are to stop."""
-    every, accelerator = trainer.settings.monitor_every, trainer.accelerator
-    if monitor is None or not every or done % every:
+    settings, accelerator = trainer.settings, trainer.accelerator
+    due = bool(settings.monitor_every) and done % settings.monitor_every == 0
+    if settings.on_copying == "halve":
+        due = due or (done >= FIRST_LOOK and is_landmark(done))
+    if monitor is None or not due:
         return False
     stop = torch.zeros(1, device=accelerator.device)
     if accelerator.is_main_process:

@@ -35,6 +35,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def stopped_at(out: Path) -> int | None:
+    """The step at which the last look at samples ended a run; None if it did not."""
+    looks = [row for row in read_metrics(out / "metrics.jsonl") if "stop" in row]
+    return looks[-1]["step"] if looks and looks[-1]["stop"] else None
+
+
 class Record:
     """Rows of figures by step; those after the checkpoint that is resumed are dropped, since they come again."""
 

@@ -14,7 +14,7 @@ CHOICES = {
     "lr_schedule": ("constant", "linear", "cosine"),
     "weight": ("process", "edm", "min-snr"),
     "precision": ("fp32", "bf16", "fp16"),
-    "on_copying": ("advise", "stop"),
+    "on_copying": ("advise", "stop", "halve"),
 }
 POSITIVE = (
     "steps", "batch_size", "lr", "clip", "checkpoint_every", "keep", "log_every", "accumulate", "noise_groups",
@@ -41,7 +41,8 @@ class Settings:
         processes: how many processes there must be; 0 for as many as the launcher says.
         max_skipped: steps in a row that are skipped because the loss is not a number, before the run stops.
         monitor_every: steps between looks at samples (`temperance train`); 0 for none.
-        on_copying: what to do when they are copies.
+        on_copying: what to do when they are copies: say so, stop, or stop and go back to half of the steps. The last
+            also looks at every landmark (`temperance.train.landmarks`).
     """
 
     steps: int = 4000
