@@ -8,8 +8,9 @@ several, the standard deviation over them. NAME is that of kept rows, below the 
 looks every second one is shown, and the best early stops. Or it is one of these, with a row for each study that has
 several looks:
 
-- `bars`: tangent smoothing at the halved width, exact and guided, against each of the bars, where it has three seeds
-- `headline`: three methods of ours at their last step, a column each, where they have three seeds
+- `bars`: tangent smoothing at the halved width, exact and guided, at its last step, and augmented training at half of
+  the steps that copies came after, against each of the bars, where they have three seeds
+- `headline`: these and two more settings, a column each, where they have three seeds
 - `comparisons`: each method of ours at its last step, and stops with guidance or augmentation, against the best early
   stop of plain training that copies no more
 - `distances`: the same methods against the best of plain training until it has their copy AUC, read between its looks
@@ -34,9 +35,11 @@ SUMMED = {  # the default, and the other settings of README
     "tangent": "default",
     "tangent/exact-guided-by-eighth": "exact, guided",
     "tangent/halved-exact-guided-by-eighth": "halved, exact, guided",
+    "conditional/augmented": "augmented, half",
 }
 BEST = "tangent/halved-exact-guided-by-eighth"
-STOPPED = ("conditional/augmented", "conditional/guided", "conditional/guided-by-half")  # stopped early themselves
+AUGMENTED = "conditional/augmented"
+STOPPED = (AUGMENTED, "conditional/guided", "conditional/guided-by-half")  # stopped early themselves
 ENOUGH = 3  # seeds for the first two tables
 WON, NOT_WON = "won", "**not won**"
 Verdict = dict[str, Any]
@@ -102,36 +105,48 @@ def by_size(own: list[Row]) -> Iterator[str]:
 
 
 def bars() -> Iterator[str]:
-    """The best early stop, then the best setting at its last step, against every bar (in brackets what it asks for)."""
+    """The best early stop, then ours without one that is picked, against every bar (in brackets what it asks for)."""
     yield header(
-        "images", "early stop: step, FD, recall", "ours: step, FD, recall", "copied (at most)", "copy AUC (at most)",
-        "missed",
+        "images", "method", "early stop: step, FD, recall", "ours: step, FD, recall", "copied (at most)",
+        "copy AUC (at most)", "missed",
     )  # fmt: skip
     for name, n, own in studies():
-        for v in ours(own):
-            if v["method"] == BEST and seeds(own) >= ENOUGH:
-                most = v["heldout_memorized_fraction"] + ACCEPTED
+        if seeds(own) >= ENOUGH:
+            for v in [*(v for v in ours(own) if v["method"] == BEST), *blind(own, n)]:
+                stop, most = v["early_stop"], v["heldout_memorized_fraction"] + ACCEPTED
                 auc = allowed(curve(own, "conditional", n))
                 missed = {
-                    "FD": not v["fd_not_worse"],
-                    "recall": not v["recall_higher"],
+                    "FD": v["fd_heldout"] > stop["fd_heldout"],
+                    "recall": v["recall"] <= stop["recall"],
                     "copied": v["memorized_fraction"] > most,
                     "copy AUC": v["copy_auc"] > auc,
                 }
                 yield cells(
                     title(name, n),
-                    *(shown(m, "steps", "fd_heldout", "recall") for m in (v["early_stop"], v)),
+                    "smoothed" if v["method"] == BEST else "augmented",
+                    *(shown(m, "steps", "fd_heldout", "recall") for m in (stop, v)),
                     f"{share(v['memorized_fraction'])} ({share(most)})",
                     f"{share(v['copy_auc'])} ({share(auc)})",
                     ", ".join(f"**{bar}**" for bar, miss in missed.items() if miss),
                 )
 
 
+def blind(own: list[Row], n: int) -> list[Verdict]:
+    """Augmented training at half of the steps that copies came after, against the best early stop of plain training."""
+    half = half_stop(own, AUGMENTED, n)
+    if half is None:
+        return []
+    most = max(half["memorized_fraction"], half["heldout_memorized_fraction"])
+    step, stop, _ = best_stop(curve(own, "conditional", n), most)
+    return [{**half, "early_stop": {"steps": step, **stop}}]
+
+
 def headline() -> Iterator[str]:
-    """The best early stop and `SUMMED` at the last step: copied, Frechet distance, recall; bold if won."""
+    """The best early stop, and `SUMMED` without one that is picked: copied, Frechet distance, recall; bold if won."""
     yield header("images", "early stop", *SUMMED.values())
     for name, n, own in studies():
-        found = {v["method"]: v for v in ours(own) if v["method"] in SUMMED}
+        unstopped = (v for v in ours(own) if v["method"] not in STOPPED)
+        found = {v["method"]: v for v in [*unstopped, *blind(own, n)] if v["method"] in SUMMED}
         if found and seeds(own) >= ENOUGH:
             best = min((v["early_stop"] for v in found.values()), key=lambda stop: stop["fd_heldout"])
             yield cells(title(name, n), at_step(best), *(at_step(found.get(method)) for method in SUMMED))
@@ -140,7 +155,7 @@ def headline() -> Iterator[str]:
 def at_step(m: Verdict | None) -> str:
     if m is None:
         return ""
-    cell = f"{m['steps']:,}: {shown(m, 'memorized_fraction', 'fd_heldout', 'recall')}"
+    cell = f"{shown(m, 'steps')}: {shown(m, 'memorized_fraction', 'fd_heldout', 'recall')}"
     return f"**{cell}**" if "early_stop" in m and outcome(m, m["early_stop"]) == WON else cell
 
 
@@ -181,14 +196,13 @@ def halves() -> Iterator[str]:
             if half is not None:
                 looks, most = curve(own, method, n), max(half["memorized_fraction"], half["heldout_memorized_fraction"])
                 step, best, _ = best_stop(looks, most)
-                known, blind = (shown(m, "memorized_fraction", "fd_heldout", "recall") for m in (best, half))
                 found = [title(name, n), method, str(seeds(own)), several(half["copies"])]
-                yield cells(*found, f"{step:,}: {known}", f"{several(half['steps'])}: {blind}")
+                yield cells(*found, at_step({"steps": step, **best}), at_step(half))
 
 
-def several(steps: list[int]) -> str:
-    """The steps of several seeds, each once."""
-    return " and ".join(f"{s:,}" for s in sorted(set(steps)))
+def several(steps: int | list[int]) -> str:
+    """The steps of all seeds or of each, those that are equal once."""
+    return " and ".join(f"{s:,}" for s in sorted(set(steps if isinstance(steps, list) else [steps])))
 
 
 def equally_close(plain: Looks, v: Verdict) -> tuple[str, str]:
@@ -263,7 +277,7 @@ def distance(value: float) -> str:
     return f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
 
 
-WRITTEN = {"fd_heldout": distance, "steps": "{:,}".format}
+WRITTEN = {"fd_heldout": distance, "steps": several}
 WHOLE = {"bars": bars, "headline": headline, "comparisons": comparisons, "distances": distances, "halves": halves}
 
 

@@ -14,7 +14,9 @@ from benchmarks.tables import (
     PAGES,
     WHOLE,
     allowed,
+    at_step,
     bars,
+    blind,
     equally_close,
     headline,
     up_to,
@@ -79,6 +81,19 @@ def test_the_rival_may_be_as_close_as_unseen_images_and_take_an_earlier_look():
 def test_half_of_the_excess_of_plain_training_is_allowed():
     assert allowed(PLAIN) == pytest.approx(0.7)
     assert allowed([look(10, 0.0, 0.3, 30.0, 0.4)]) == 0.5
+
+
+def test_augmented_training_stands_at_half_of_the_steps_that_copies_came_after():
+    def rows(method, seed, *looks):
+        return [{"method": method, "seed": seed, "n_train": 9, "steps": s, **m} for s, m in looks]
+
+    early, late = (look(10, 0.0, 0.5, 19.0, 0.5), look(20, 0.0, 0.6, 15.0, 0.6)), look(40, 0.2, 0.9, 9.0, 0.1)
+    plain = [row | {"precision": 0.5} for row in rows("conditional", 1, *PLAIN)]
+    own = [row | {"precision": 0.5} for row in rows("conditional/augmented", 1, *early, late)]
+    (found,) = blind([*plain, *own], 9)
+    assert found["steps"] == [20] and found["copies"] == [40] and found["early_stop"]["steps"] == 20
+    assert at_step(found) == "**20: .00, 15.0, .60**"
+    assert blind([*plain, *own[:2]], 9) == []  # no copies, no half
 
 
 def test_a_split_counts_once_in_the_floor():
