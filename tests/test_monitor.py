@@ -98,19 +98,19 @@ def test_a_run_goes_back_to_half_of_the_steps_that_copies_came_after(tmp_path):
             resume=resume, progress=False, device="cpu",
         )  # fmt: skip
         assert found is not None
-        return found["model_step"]
+        return found["model_step"], found["copies_after"]
 
-    half = trained(tmp_path / "run", "on_copying=halve")
+    half, came = trained(tmp_path / "run", "on_copying=halve")
     looks = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "stop" in row]
     *quiet, last = looks
     assert [row["step"] for row in looks][:3] == [64, 91, 128] and quiet
     assert not any(row["copying"] for row in quiet) and last["copying"] and last["step"] < 2000
-    assert abs(half - last["step"] / 2) < 1 and stopped_at(tmp_path / "run") == last["step"]
+    assert abs(half - last["step"] / 2) < 1 and came == stopped_at(tmp_path / "run") == last["step"]
     trained(tmp_path / "plain", f"steps={half}")
     assert weights(tmp_path / "run") == weights(tmp_path / "plain")
-    assert trained(tmp_path / "run", "on_copying=halve", resume=True) == half  # it had ended
+    assert trained(tmp_path / "run", "on_copying=halve", resume=True) == (half, came)  # it had ended
     assert weights(tmp_path / "run") == weights(tmp_path / "plain")
-    further = trained(tmp_path / "run", "on_copying=advise", f"steps={last['step'] + 9}", resume=True)
+    further, _ = trained(tmp_path / "run", "on_copying=advise", f"steps={last['step'] + 9}", resume=True)
     assert further == last["step"] + 9
 
 

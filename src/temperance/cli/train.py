@@ -75,10 +75,17 @@ def train(
     if found is None:
         return None
     chosen = "".join(f"\n  {name} chosen: {value:.3g}" for name, value in found["chosen"].items())
+    if found["on_copying"] == "halve":
+        came = found["copies_after"]
+        chosen += (
+            "\n  no copies came: more --steps may do better"
+            if came is None
+            else f"\n  copies came after {came:,} steps"
+        )
     say(
         quiet,
         json_,
-        f"trained on {len(images)} images in {found['seconds']:.0f} s{chosen}\nmodel: {out / 'model'}, "
-        f"after {found['model_step']:,} steps",
+        f"trained on {len(images)} images in {found['seconds']:.0f} s{chosen}\n"
+        f"model: {out / 'model'}, after {found['model_step']:,} steps",
     )
     return found

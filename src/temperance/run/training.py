@@ -93,6 +93,7 @@ def train_run(
         "out": str(out),
         "model": str(out / "model"),
         "model_step": step,
+        "copies_after": stopped_at(out),
         "n_train": len(images),
         "seconds": seconds,
         "world_size": world,
