@@ -39,7 +39,12 @@ SUMMED = {  # the default, and the other settings of README
 }
 BEST = "tangent/halved-exact-guided-by-eighth"
 AUGMENTED = "conditional/augmented"
-STOPPED = (AUGMENTED, "conditional/guided", "conditional/guided-by-half")  # stopped early themselves
+STOPPED = (
+    AUGMENTED,
+    "conditional/augmented-guided",
+    "conditional/guided",
+    "conditional/guided-by-half",
+)  # stopped early themselves
 ENOUGH = 3  # seeds for the first two tables
 WON, NOT_WON = "won", "**not won**"
 Verdict = dict[str, Any]
