@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Generator
 
+from pictures import write
 from temperance.cli.input import same
 from temperance.cli.study import small
 from temperance.data import load
@@ -317,8 +318,12 @@ def test_one_folder_under_two_names_is_one_set(other, so):
 
 
 def test_a_quick_study_is_of_small_images(tmp_path):
-    for side in (16, 17):
-        np.save(tmp_path / f"{side}.npy", np.zeros((20, side, 16, 1), np.uint8))
-    assert small(str(tmp_path / "16.npy"), None, "error") is None
-    assert small(str(tmp_path / "17.npy"), None, "error") == 16
-    assert small("digits", None, "error") is None
+    for name, shape in {"same": (16, 16, 1), "tall": (17, 16, 1), "color": (16, 16, 3), "tiny": (9, 9, 3)}.items():
+        np.save(tmp_path / f"{name}.npy", np.zeros((20, *shape), np.uint8))
+    sides = {name: small(str(tmp_path / f"{name}.npy"), None, "error") for name in ("same", "tall", "color", "tiny")}
+    assert sides == {"same": None, "tall": 16, "color": 9, "tiny": None} and small("digits", None, "error") is None
+    for i, shape in enumerate([(20, 20, 3), (30, 20, 3)]):
+        write(tmp_path / "mixed" / f"{i}.png", np.zeros(shape, np.uint8))
+    assert small(str(tmp_path / "mixed"), None, "error") == 9
+    with pytest.raises(ValueError, match="nowhere"):
+        small(str(tmp_path / "nowhere"), None, "error")

@@ -1,5 +1,6 @@
 """`temperance study`."""
 
+import math
 import sys
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ from temperance.cli.input import load, same, say, writable
 from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
-SIDE = 16  # pixels; a perceptron on 100 images of that size trains in a minute or two
+NUMBERS = 256  # an image, 16x16 gray or 9x9 in color: a perceptron on 100 such images trains in a minute or three
 
 
 @verb
@@ -44,10 +45,8 @@ def study(
     if quick and network == "auto":
         network, size = "mlp", small(data, channels, on_bad) if size is None else size
         if not quiet:
-            print(
-                "temperance study: --quick trains a perceptron, on 16x16 at most; --network and --size say otherwise",
-                file=sys.stderr,
-            )
+            shape = "images" if size is None else f"images of {size}x{size}"
+            print(f"temperance study: --quick trains a perceptron on {shape}; see --network, --size", file=sys.stderr)
     if on_bad != "error":  # say what is left out, once; every worker reads for itself
         for spec, kept in {heldout: None, data: out}.items():
             load(spec, size, channels, on_bad, kept, minimum=1, quiet=quiet)
@@ -76,9 +75,14 @@ def study(
 
 
 def small(data: str, channels: int | None, on_bad: str) -> int | None:
-    """`SIDE` where images are larger or of several sizes; None, their own size, where they are not."""
+    """The side of images of at most `NUMBERS`; None, their own size, where they are of one size and no larger."""
+
+    def shape(size: int | None) -> tuple[int, ...]:
+        return load(data, size, channels, on_bad, None, minimum=1, quiet=True).pixels.shape[1:]
+
     try:
-        shape = load(data, None, channels, on_bad, None, minimum=1, quiet=True).pixels.shape
-    except ValueError:  # what is wrong besides is told when they are read at that size
-        return SIDE
-    return SIDE if max(shape[1:3]) > SIDE else None
+        height, width, bands = shape(None)
+    except ValueError:  # of several sizes; what is wrong besides is told now
+        height, width, bands = NUMBERS, NUMBERS, shape(8)[2]
+    side = math.isqrt(NUMBERS // bands)
+    return side if max(height, width) > side else None
