@@ -31,20 +31,16 @@ from temperance.study.advice import ACCEPTED, advise, against_early_stop, best_s
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
 MARK = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
+AUGMENTED = "conditional/augmented"
 SUMMED = {  # the default, and the other settings of README
     "tangent": "default",
     "tangent/exact-guided-by-eighth": "exact, guided",
     "tangent/halved-exact-guided-by-eighth": "halved, exact, guided",
-    "conditional/augmented": "augmented, half",
+    AUGMENTED: "augmented, half",
 }
 BEST = "tangent/halved-exact-guided-by-eighth"
-AUGMENTED = "conditional/augmented"
-STOPPED = (
-    AUGMENTED,
-    "conditional/augmented-guided",
-    "conditional/guided",
-    "conditional/guided-by-half",
-)  # stopped early themselves
+# What is stopped early itself.
+STOPPED = (AUGMENTED, "conditional/augmented-guided", "conditional/guided", "conditional/guided-by-half")
 ENOUGH = 3  # seeds for the first two tables
 WON, NOT_WON = "won", "**not won**"
 Verdict = dict[str, Any]

@@ -5,6 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +22,14 @@ def folder(tmp_path):
     for name, one in zip(("img1", "img2", "img10"), stored):
         write(tmp_path / "set" / f"{name}.png", one)
     return tmp_path / "set", stored
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A user's folder: 14 gray pictures."""
+    for i in range(14):
+        write(tmp_path / "images" / f"img{i}.png", np.random.default_rng(i).integers(0, 255, (12, 12), np.uint8))
+    return tmp_path / "images"
 
 
 @pytest.fixture(scope="module")

@@ -15,16 +15,6 @@ from PIL import Image
 from verbs import TINY, Refused, run
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    images = tmp_path / "images"
-    images.mkdir()
-    for i in range(14):
-        pixels = np.random.default_rng(i).integers(0, 255, (12, 12), np.uint8)
-        Image.fromarray(pixels).save(images / f"img{i}.png")
-    return images
-
-
 def test_train_writes_what_the_interface_says(trained: Path) -> None:
     assert {"config.yaml", "env.json", "metrics.jsonl", "model", "checkpoint-12", "checkpoint-6"} <= {
         p.name for p in trained.iterdir()
@@ -214,17 +204,17 @@ def test_demo_in_short(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").stat().st_size < 5_000_000
 
 
-def test_own_folder_end_to_end(tmp_path: Path, folder: Path) -> None:
+def test_own_folder_end_to_end(tmp_path: Path, photos: Path) -> None:
     out = tmp_path / "run"
-    (folder / "img99.png").write_bytes(b"not an image")
+    (photos / "img99.png").write_bytes(b"not an image")
     skip = ["--on-bad", "skip", "--quiet"]
-    run("train", folder, "--out", out, "--k", 4, *TINY, *skip, "--network", "mlp")
-    run("sample", out, "--out", tmp_path / "s", "-n", 8, "--guard", folder, *skip)
-    run("audit", folder, tmp_path / "s" / "images", "--out", tmp_path / "a", *skip)
+    run("train", photos, "--out", out, "--k", 4, *TINY, *skip, "--network", "mlp")
+    run("sample", out, "--out", tmp_path / "s", "-n", 8, "--guard", photos, *skip)
+    run("audit", photos, tmp_path / "s" / "images", "--out", tmp_path / "a", *skip)
     for i in range(14):
-        Image.open(folder / f"img{i}.png").rotate(90).save(folder / f"turned{i}.png")
+        Image.open(photos / f"img{i}.png").rotate(90).save(photos / f"turned{i}.png")
     few = ["--n-train", 12, "--n-heldout", 12, "--samples", 12, "--method", "closed-form-empirical", "--seeds", 1]
-    run("study", folder, "--heldout", folder, "--out", tmp_path / "b", "--on-bad", "quarantine", "--quiet", *few)
+    run("study", photos, "--heldout", photos, "--out", tmp_path / "b", "--on-bad", "quarantine", "--quiet", *few)
     assert "img99.png" in (tmp_path / "b" / "quarantine.jsonl").read_text()
     assert json.loads((tmp_path / "a" / "report.json").read_text())["encoders"]["pixels"]["copy_auc"] is None
 

@@ -11,16 +11,6 @@ from temperance.cli.verb import one_line_errors
 from verbs import Refused, run
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    images = tmp_path / "images"
-    images.mkdir()
-    for i in range(14):
-        pixels = np.random.default_rng(i).integers(0, 255, (12, 12), np.uint8)
-        Image.fromarray(pixels).save(images / f"img{i}.png")
-    return images
-
-
 def test_too_little_memory_is_one_line_and_an_error_of_ours_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 800000 bytes")):
         with pytest.raises(SystemExit) as left, one_line_errors("train"):
@@ -32,7 +22,7 @@ def test_too_little_memory_is_one_line_and_an_error_of_ours_is_not(capsys: pytes
             raise RuntimeError(mistake)
 
 
-def test_bad_input_is_one_line(tmp_path: Path, folder: Path, refused: Refused) -> None:
+def test_bad_input_is_one_line(tmp_path: Path, photos: Path, refused: Refused) -> None:
     out = tmp_path / "out"
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -55,26 +45,26 @@ def test_bad_input_is_one_line(tmp_path: Path, folder: Path, refused: Refused) -
     for width in ("null", "true", ".inf", "-1"):
         assert "h must be a number > 0" in refused("train", "digits[:40]", "--out", out, "--set", f"h={width}")
     assert "lr must be > 0 and finite" in refused("train", "digits[:40]", "--out", out, "--lr", "inf")
-    for place in (folder, folder / "more"):
-        assert "lies inside" in refused("sample", folder, "--closed-form", "empirical", "--out", place)
-        assert "lies inside" in refused("sample", "digits", "--guard", folder, "--out", place)
+    for place in (photos, photos / "more"):
+        assert "lies inside" in refused("sample", photos, "--closed-form", "empirical", "--out", place)
+        assert "lies inside" in refused("sample", "digits", "--guard", photos, "--out", place)
     for share in ("half", "true", "2"):
         assert "augment must be a share" in refused("train", "digits[:40]", "--out", out, "--set", f"augment={share}")
     vp = ["--process", "vp", "--set", "betas=3"]
     assert "betas must be text" in refused("train", "digits[:40]", "--out", out, *vp)
     assert "is no value" in refused("train", "digits[:40]", "--out", out, "--set", "lr=[1")
-    assert "lies inside" in refused("train", folder, "--out", folder / "run")
-    assert "lies inside" in refused("train", f"{folder}[:20]", "--out", folder / "run")
-    assert "4294967295" in refused("sample", folder, "--out", out, "--seed", 1 << 32)
+    assert "lies inside" in refused("train", photos, "--out", photos / "run")
+    assert "lies inside" in refused("train", f"{photos}[:20]", "--out", photos / "run")
+    assert "4294967295" in refused("sample", photos, "--out", out, "--seed", 1 << 32)
     assert "must be a number" in refused("audit", "digits[:50]", "digits[:20]", "--out", out, "--fail-above", "nan")
     file = tmp_path / "size.yaml"
     file.write_text("size: 8x8\n")
     assert "size is '8x8'" in refused("train", "digits[:40]", "--out", out, "--config", file)
     assert not out.exists()
-    (folder / "img3.png").write_bytes(b"not an image")
-    assert "img3.png" in refused("train", folder, "--out", out)
-    Image.new("L", (9, 9)).save(folder / "img3.png")
-    assert "--size" in refused("train", folder, "--out", out)
+    (photos / "img3.png").write_bytes(b"not an image")
+    assert "img3.png" in refused("train", photos, "--out", out)
+    Image.new("L", (9, 9)).save(photos / "img3.png")
+    assert "--size" in refused("train", photos, "--out", out)
     file = tmp_path / "file"
     file.touch()
     assert "is a file" in refused("train", "digits[:40]", "--out", file)
@@ -129,12 +119,13 @@ def test_bad_usage_is_one_line(tmp_path: Path, trained: Path, refused: Refused) 
 def test_a_damaged_state_file_is_named(tmp_path: Path, trained: Path, refused: Refused) -> None:
     run_, out = tmp_path / "run", tmp_path / "out"
     shutil.copytree(trained, run_)
-    for name, words in (("env.json", "{"), ("env.json", "[]"), ("config.yaml", "1: 2\n")):
-        kept = (run_ / name).read_text()
-        (run_ / name).write_text(words)
-        said = refused("train", "digits[:40]", "--out", run_, "--resume")
-        assert name in said or "unknown setting 1" in said
-        (run_ / name).write_text(kept)
+    damages = {"{": "env.json is damaged", "[]": "env.json is damaged: no JSON object", "1: 2\n": "unknown setting 1"}
+    for words, told in damages.items():
+        file = run_ / ("config.yaml" if words.startswith("1") else "env.json")
+        kept = file.read_text()
+        file.write_text(words)
+        assert told in refused("train", "digits[:40]", "--out", run_, "--resume")
+        file.write_text(kept)
     (run_ / "model" / "temperance.json").write_text('{"shape": ')
     assert "temperance.json is damaged" in refused("sample", run_, "--out", out)
     shutil.rmtree(run_ / "model")
