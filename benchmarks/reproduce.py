@@ -80,6 +80,11 @@ def compared(kept: Iterable[Row], new: Iterable[Row]) -> dict[str, Again]:
     return found
 
 
+def where(of: Iterable[Row]) -> str:
+    """The kinds of processor that rows were drawn on; rows from before 2026-11-29 do not say."""
+    return " and ".join(sorted({row.get("drawn_on", "one that was not noted") for row in of})) or "none"
+
+
 def main() -> None:
     known = names()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,9 +103,11 @@ def repeat(name: str, out: Path, seed: int | None) -> bool:
     """Draw one table's rows again and say what came of each method; whether all repeat."""
     asked = [c if seed is None else split_of(c, seed) for c in commands(name)]
     new = [row for i, command in enumerate(asked) if command for row in drawn_again(command, out / f"{name}-{i}")]
-    found = compared((r for r in rows(name) if seed in (None, r["seed"])), new)
+    kept = [r for r in rows(name) if seed in (None, r["seed"])]
+    found = compared(kept, new)
     for method, again in found.items():
         print(f"{name} {method}: {again}", flush=True)
+    print(f"{name}: kept rows were drawn on {where(kept)}; these on {where(new)}")
     return all(again.same == again.total for again in found.values())
 
 

@@ -161,7 +161,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_spares_the_checkpoint(tmp
 
 
 @pytest.mark.parametrize(
-    "bad", [{"steps": 0}, {"batch_size": -1}, {"lr": 0.0}, {"lr": float("nan")}, {"ema": 1.0}, {"keep": 0}]
+    "bad",
+    [{"steps": 0}, {"batch_size": -1}, {"lr": 0.0}, {"lr": float("nan")}, {"ema": 1.0}, {"keep": 0}, {"seed": -1}],
 )
 def test_unusable_settings_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):

@@ -68,10 +68,16 @@ def keep(cell: Cell, out: Path, images: list[str], device: str, tick: Any) -> tu
     """Run a cell in a worker and write its rows before they are handed back."""
     if device != "cpu":
         torch.cuda.set_device(device)  # training takes the current one
-    rows = run(cell, tick, device)
+    where = {"drawn_on": _processor(device)}
+    rows = [row | where for row in run(cell, tick, device)]
     about = vars(cell) | {"looks": list(cell.looks)}
     write_json(_path(out, cell), {"cell": about, "images": images, "rows": rows})
     return cell.key, rows
+
+
+def _processor(device: str) -> str:
+    """The kind that rounded a cell's sums: on another one a network's rows come out a little otherwise."""
+    return f"CPU, {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def _places(device: str) -> list[str]:

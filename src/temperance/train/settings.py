@@ -20,7 +20,8 @@ POSITIVE = (
     "steps", "batch_size", "lr", "clip", "checkpoint_every", "keep", "log_every", "accumulate", "noise_groups",
     "snr_gamma", "monitor_samples",
 )  # fmt: skip
-NOT_NEGATIVE = ("warmup", "weight_decay", "max_skipped", "processes", "monitor_every")
+BELOW = dict.fromkeys(("warmup", "weight_decay", "max_skipped", "processes", "monitor_every"), math.inf)
+BELOW |= {"ema": 1, "seed": 2**32}
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,9 @@ class Settings:
         for name in POSITIVE:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be > 0 and finite, got {getattr(self, name)}")
-        for name in NOT_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+        for name, end in BELOW.items():
+            if not 0 <= getattr(self, name) < end:
+                raise ValueError(f"{name} must be >= 0 and < {end}, got {getattr(self, name)}")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
