@@ -236,7 +236,7 @@ def test_a_study_resumes_and_repeats_itself(tmp_path, monkeypatch):
     plan = replace(PLAN, seeds=(0,), n_samples=12)
     first = study(plan, tmp_path, progress=False)
     assert [r["steps"] for r in first["rows"] if r["method"] == "tangent"] == list(looks(8))
-    assert {r["drawn_on"] for r in first["rows"]} == {f"CPU, {torch.backends.cpu.get_cpu_capability()}"}
+    assert all(r["drawn_on"].endswith(f", {torch.backends.cpu.get_cpu_capability()}") for r in first["rows"])
     assert (tmp_path / "report.html").read_text().count("<h1") == 1
     kept = sorted((tmp_path / "cells").iterdir())
     kept[0].write_text("{")  # damaged: run again; the other one is read

@@ -148,7 +148,7 @@ def test_one_split_of_a_table_is_asked_for_alone(name):
 
 def test_rows_and_commands_of_several_studies_are_kept_once(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.kept.KEPT", tmp_path)
-    row = {"method": "a", "seed": 1, "n_train": 9, "steps": 2, "train_seconds": 3.0, "drawn_on": "CPU, AVX2"}
+    row = {"method": "a", "seed": 1, "n_train": 9, "steps": 2, "train_seconds": 3.0, "drawn_on": "Some CPU, AVX2"}
     row |= dict.fromkeys(SHOWN, 0.123456)
     for name, own in (("one", [row]), ("two", [row, row | {"seed": 2}])):
         found = {"rows": own, "provenance": {"command": f"temperance study {name}"}}
@@ -158,7 +158,7 @@ def test_rows_and_commands_of_several_studies_are_kept_once(tmp_path, monkeypatc
     assert commands("kept") == ["temperance study one", "temperance study two"]
     assert [r["seed"] for r in rows("kept")] == [1, 2]
     assert rows("kept")[0]["recall"] == 0.12346
-    assert "train_seconds" not in rows("kept")[0] and rows("kept")[0]["drawn_on"] == "CPU, AVX2"
+    assert "train_seconds" not in rows("kept")[0] and rows("kept")[0]["drawn_on"] == "Some CPU, AVX2"
 
 
 def test_the_last_look_can_be_kept_alone(tmp_path, monkeypatch):
@@ -196,6 +196,6 @@ def test_rows_that_come_out_otherwise_are_told():
 
 
 def test_where_rows_were_drawn_is_told():
-    assert where([{"drawn_on": "CPU, AVX2"}, {"drawn_on": "CPU, AVX2"}]) == "CPU, AVX2"
-    assert where([{"drawn_on": "CPU, AVX2"}, {}]) == "CPU, AVX2 and one that was not noted"
+    assert where([{"drawn_on": "Some CPU, AVX2"}, {"drawn_on": "Some CPU, AVX2"}]) == "Some CPU, AVX2"
+    assert where([{"drawn_on": "Some CPU, AVX2"}, {}]) == "Some CPU, AVX2 and one that was not noted"
     assert where([]) == "none"

@@ -76,8 +76,11 @@ def keep(cell: Cell, out: Path, images: list[str], device: str, tick: Any) -> tu
 
 
 def _processor(device: str) -> str:
-    """The kind that rounded a cell's sums: on another one a network's rows come out a little otherwise."""
-    return f"CPU, {torch.backends.cpu.get_cpu_capability()}" if device == "cpu" else torch.cuda.get_device_name(device)
+    """What rounded a cell's sums: on another kind a network's rows come out a little otherwise."""
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    told = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch that is supported
+    return f"{told.get('cpu_name', 'CPU')}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _places(device: str) -> list[str]:
