@@ -25,7 +25,6 @@ NEEDED = (*ONE, "heldout_memorized_fraction", "fd_floor", *SHOWN, "drawn_on")
 KINDS = {
     "unet": "UNet",
     "unet-guided": "UNet",
-    "unet-long": "UNet, GPU",
     "28x28": "28x28",
     "28x28-long": "28x28",
     "32x32-long": "32x32, UNet",
