@@ -6,7 +6,7 @@
 
 For every method: how many of its rows repeat, which is within `SAME` in every figure, how far apart others are at most,
 and, with its sign, on average. Exit 1 if one does not repeat or is missing. On another kind of machine sums are
-rounded differently, which training makes grow (docs/results/repeat.md). Commands for a GPU are left out where there is
+rounded differently, which training makes grow (docs/repeat.md). Commands for a GPU are left out where there is
 none, and their rows are missing; where there is one, their rows differ from run to run.
 """
 
