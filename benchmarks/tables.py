@@ -9,7 +9,7 @@ looks every second one is shown, and the best early stops. Or it is one of these
 several looks:
 
 - `bars`: tangent smoothing at the halved width, exact and guided, at its last step, and augmented training at half of
-  the steps that copies came after, against each of the bars, where they have three seeds
+  the steps that copies came after (where none came, at its last), against each of the bars, where they have three seeds
 - `headline`: these and two more settings, a column each, where they have three seeds
 - `comparisons`: each method of ours at its last step, and stops with guidance or augmentation, against the best early
   stop of plain training that copies no more
@@ -133,13 +133,22 @@ def bars() -> Iterator[str]:
 
 
 def blind(own: list[Row], n: int) -> list[Verdict]:
-    """Augmented training at half of the steps that copies came after, against the best early stop of plain training."""
-    half = half_stop(own, AUGMENTED, n)
-    if half is None:
+    """Augmented training as a run that is told to halve hands it over, against the best early stop of plain training.
+
+    Each seed stands at half of the steps that copies came after, or at its last step where none came.
+    """
+    found = []
+    for seed in dict.fromkeys(r["seed"] for r in own if r["method"] == AUGMENTED):
+        of = [r for r in own if r["seed"] == seed]
+        step, last = curve(of, AUGMENTED, n)[-1]
+        found.append(half_stop(of, AUGMENTED, n) or {"steps": [step], **last})
+    if not found:
         return []
-    most = max(half["memorized_fraction"], half["heldout_memorized_fraction"])
+    figures = {name: fmean(m[name] for m in found) for name in (*SHOWN, "heldout_memorized_fraction")}
+    most = max(figures["memorized_fraction"], figures["heldout_memorized_fraction"])
     step, stop, _ = best_stop(curve(own, "conditional", n), most)
-    return [{**half, "early_stop": {"steps": step, **stop}}]
+    steps = [step for m in found for step in m["steps"]]
+    return [{"method": AUGMENTED, "steps": steps, **figures, "early_stop": {"steps": step, **stop}}]
 
 
 def headline() -> Iterator[str]:
