@@ -135,7 +135,8 @@ def bars() -> Iterator[str]:
 def blind(own: list[Row], n: int) -> list[Verdict]:
     """Augmented training as a run that is told to halve hands it over, against the best early stop of plain training.
 
-    Each seed stands at half of the steps that copies came after, or at its last step where none came.
+    Each seed stands at half of the steps that copies came after, or at its last step where none came after its first
+    look, which hides no copies: they are counted.
     """
     found = []
     for seed in dict.fromkeys(r["seed"] for r in own if r["method"] == AUGMENTED):
@@ -147,8 +148,8 @@ def blind(own: list[Row], n: int) -> list[Verdict]:
     figures = {name: fmean(m[name] for m in found) for name in (*SHOWN, "heldout_memorized_fraction")}
     most = max(figures["memorized_fraction"], figures["heldout_memorized_fraction"])
     step, stop, _ = best_stop(curve(own, "conditional", n), most)
-    steps = [step for m in found for step in m["steps"]]
-    return [{"method": AUGMENTED, "steps": steps, **figures, "early_stop": {"steps": step, **stop}}]
+    own_steps = [at for m in found for at in m["steps"]]
+    return [{"method": AUGMENTED, "steps": own_steps, **figures, "early_stop": {"steps": step, **stop}}]
 
 
 def headline() -> Iterator[str]:
