@@ -7,8 +7,10 @@ r"""Autoguidance by earlier models of the same run: which one, and on what the r
     python -m benchmarks.guides --data mnist5k --size 16 --heldout 1000 --network mlp --train exact --scale 1.5 \
         --batch-size 128 --step 750 --step 6000
     python -m benchmarks.guides --data mnist5k --size 16 --heldout 1000 --train conditional --augment .5
+    python -m benchmarks.guides --data mnist5k --size 16 --heldout 1000 --train conditional --augment 1 --alone \
+        --step 1600 --step 3200 --step 6400
 
-The network is trained once; every `--step` is judged alone and guided by every earlier one. `--train exact` is
+The network is trained once; every `--step` is judged alone and, without `--alone`, guided by every earlier one. `--train exact` is
 tangent smoothing with the mean of the displaced images to regress on. `--scale` multiplies the automatic width h;
 `--augment` is the share of images that are changed, told to the network.
 """
@@ -36,12 +38,13 @@ def main() -> None:
     parser.add_argument("--augment", type=float, default=0.0)
     parser.add_argument("--step", type=int, action="append", help=f"may be repeated (default: {STEPS})")
     parser.add_argument("--weight", type=float, action="append", help=f"may be repeated (default: {WEIGHT})")
+    parser.add_argument("--alone", action="store_true", help="guide none")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--quick", action="store_true", help="a fortieth of the steps: shows that it runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
     steps = [s // 40 if options.quick else s for s in options.step or STEPS]
-    run(options, steps, options.weight or [WEIGHT])
+    run(options, steps, [] if options.alone else options.weight or [WEIGHT])
 
 
 def run(options: argparse.Namespace, steps: list[int], weights: list[float]) -> None:
