@@ -22,8 +22,9 @@ FIGURES = {"fd_heldout": "Frechet distance", "recall": "recall"}
 DRAWN = {  # method: what it is called, colour, marker
     "conditional": ("plain training", "#c44e00", "o"),
     "conditional/guided": ("plain, guided", "#e6a042", "s"),
-    "conditional/augmented": ("plain, augmented", "#c2185b", "P"),
-    "conditional/augmented-guided": ("plain, augmented, guided", "#4a4a4a", "X"),
+    "conditional/augmented": ("plain, half augmented", "#c2185b", "P"),
+    "conditional/augmented-all": ("plain, all augmented", "#7a1030", "*"),
+    "conditional/augmented-guided": ("plain, half augmented, guided", "#4a4a4a", "X"),
     "tangent": ("tangent smoothing, default", "#1f6fb4", "^"),
     "tangent/halved-exact": ("halved width, exact targets", "#12806a", "D"),
     "tangent/halved-exact-guided-by-eighth": ("halved width, exact targets, guided", "#7d3c98", "v"),

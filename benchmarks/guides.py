@@ -10,9 +10,9 @@ r"""Autoguidance by earlier models of the same run: which one, and on what the r
     python -m benchmarks.guides --data mnist5k --size 16 --heldout 1000 --train conditional --augment 1 --alone \
         --step 1600 --step 3200 --step 6400
 
-The network is trained once; every `--step` is judged alone and, without `--alone`, guided by every earlier one. `--train exact` is
-tangent smoothing with the mean of the displaced images to regress on. `--scale` multiplies the automatic width h;
-`--augment` is the share of images that are changed, told to the network.
+The network is trained once; every `--step` is judged alone and, without `--alone`, guided by every earlier one.
+`--train exact` is tangent smoothing with the mean of the displaced images to regress on. `--scale` multiplies the
+automatic width h; `--augment` is the share of images that are changed, told to the network.
 """
 
 import argparse

@@ -84,7 +84,7 @@ def floor(of: Iterable[Row]) -> float:
 
 
 def title(name: str, n: int) -> str:
-    """What rows are about: those of `mnist-100-unet` about mnist, 100, UNet."""
+    """What rows are about: those of `fashion-300-unet` about fashion, 300, UNet."""
     data, _, kind = (*name.split("-", 2), "")[:3]
     return ", ".join([data, f"{n:,}", *([KINDS.get(kind, kind)] if kind else [])])
 

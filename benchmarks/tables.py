@@ -8,9 +8,10 @@ several, the standard deviation over them. NAME is that of kept rows, below the 
 looks every second one is shown, and the best early stops. Or it is one of these, with a row for each study that has
 several looks:
 
-- `bars`: tangent smoothing at the halved width, exact and guided, at its last step, and augmented training at half of
-  the steps that copies came after (where none came, at its last), against each of the bars, where they have three seeds
-- `headline`: these and two more settings, a column each, where they have three seeds
+- `bars`: against each of the bars, where they have three seeds: tangent smoothing at the halved width, exact and
+  guided, at its last step; training on images half of which are augmented, at half of the steps that copies came after
+  (where none came, at its last); on images that all are, after four times the steps of plain training's early stop
+- `headline`: these and the default, a column each, where they have three seeds
 - `comparisons`: each method of ours at its last step, and stops with guidance or augmentation, against the best early
   stop of plain training that copies no more
 - `distances`: the same methods against the best of plain training until it has their copy AUC, read between its looks
@@ -18,9 +19,10 @@ several looks:
 """
 
 import argparse
+import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import takewhile
 from statistics import fmean, stdev
 from typing import Any
@@ -31,16 +33,17 @@ from temperance.study.advice import ACCEPTED, advise, against_early_stop, best_s
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
 MARK = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
-AUGMENTED = "conditional/augmented"
+AUGMENTED, ALL = "conditional/augmented", "conditional/augmented-all"
+BEST = "tangent/halved-exact-guided-by-eighth"
 SUMMED = {  # the default, and the other settings of README
     "tangent": "default",
-    "tangent/exact-guided-by-eighth": "exact, guided",
-    "tangent/halved-exact-guided-by-eighth": "halved, exact, guided",
-    AUGMENTED: "augmented, half",
+    BEST: "halved, exact, guided",
+    AUGMENTED: "half augmented",
+    ALL: "all augmented",
 }
-BEST = "tangent/halved-exact-guided-by-eighth"
+BARRED = {BEST: "smoothed", AUGMENTED: "half augmented", ALL: "all augmented"}
 # What is stopped early itself.
-STOPPED = (AUGMENTED, "conditional/augmented-guided", "conditional/guided", "conditional/guided-by-half")
+STOPPED = (AUGMENTED, ALL, "conditional/augmented-guided", "conditional/guided", "conditional/guided-by-half")
 ENOUGH = 3  # seeds for the first two tables
 WON, NOT_WON = "won", "**not won**"
 Verdict = dict[str, Any]
@@ -113,7 +116,7 @@ def bars() -> Iterator[str]:
     )  # fmt: skip
     for name, n, own in studies():
         if seeds(own) >= ENOUGH:
-            for v in [*(v for v in ours(own) if v["method"] == BEST), *blind(own, n)]:
+            for v in unpicked(own, n, BARRED):
                 stop, most = v["early_stop"], v["heldout_memorized_fraction"] + ACCEPTED
                 auc = allowed(curve(own, "conditional", n))
                 missed = {
@@ -124,12 +127,18 @@ def bars() -> Iterator[str]:
                 }
                 yield cells(
                     title(name, n),
-                    "smoothed" if v["method"] == BEST else "augmented",
+                    BARRED[v["method"]],
                     *(shown(m, "steps", "fd_heldout", "recall") for m in (stop, v)),
                     f"{share(v['memorized_fraction'])} ({share(most)})",
                     f"{share(v['copy_auc'])} ({share(auc)})",
                     ", ".join(f"**{bar}**" for bar, miss in missed.items() if miss),
                 )
+
+
+def unpicked(own: list[Row], n: int, methods: Collection[str]) -> list[Verdict]:
+    """Those of some methods that a study ran, none at a look that was picked by its figures."""
+    ended = [v for v in ours(own) if v["method"] in methods and v["method"] not in STOPPED]
+    return [*ended, *blind(own, n), *fourfold(own, n)]
 
 
 def blind(own: list[Row], n: int) -> list[Verdict]:
@@ -146,18 +155,35 @@ def blind(own: list[Row], n: int) -> list[Verdict]:
     if not found:
         return []
     figures = {name: fmean(m[name] for m in found) for name in (*SHOWN, "heldout_memorized_fraction")}
-    most = max(figures["memorized_fraction"], figures["heldout_memorized_fraction"])
+    return [beside_stop(own, n, {"method": AUGMENTED, "steps": [at for m in found for at in m["steps"]], **figures})]
+
+
+def fourfold(own: list[Row], n: int) -> list[Verdict]:
+    """Training on images that are all changed, after four times the steps of plain training's stop.
+
+    That stop is the best of those that copy no more than unseen images; of the looks, the one nearest to four times its
+    steps, as a ratio, is taken. Nothing of its own figures is asked.
+    """
+    plain, looks = curve(own, "conditional", n), curve(own, ALL, n)
+    if not looks:
+        return []
+    stop, _, _ = best_stop(plain, plain[-1][1]["heldout_memorized_fraction"])
+    step, figures = min(looks, key=lambda look: abs(math.log(look[0] / (4 * stop))))
+    return [beside_stop(own, n, {"method": ALL, "steps": step, **figures})]
+
+
+def beside_stop(own: list[Row], n: int, m: Verdict) -> Verdict:
+    """A method's figures with the best early stop of plain training that copies no more than it or unseen images."""
+    most = max(m["memorized_fraction"], m["heldout_memorized_fraction"])
     step, stop, _ = best_stop(curve(own, "conditional", n), most)
-    own_steps = [at for m in found for at in m["steps"]]
-    return [{"method": AUGMENTED, "steps": own_steps, **figures, "early_stop": {"steps": step, **stop}}]
+    return {**m, "early_stop": {"steps": step, **stop}}
 
 
 def headline() -> Iterator[str]:
     """The best early stop, and `SUMMED` without one that is picked: copied, Frechet distance, recall; bold if won."""
     yield header("images", "early stop", *SUMMED.values())
     for name, n, own in studies():
-        unstopped = (v for v in ours(own) if v["method"] not in STOPPED)
-        found = {v["method"]: v for v in [*unstopped, *blind(own, n)] if v["method"] in SUMMED}
+        found = {v["method"]: v for v in unpicked(own, n, SUMMED)}
         if found and seeds(own) >= ENOUGH:
             best = min((v["early_stop"] for v in found.values()), key=lambda stop: stop["fd_heldout"])
             yield cells(title(name, n), at_step(best), *(at_step(found.get(method)) for method in SUMMED))

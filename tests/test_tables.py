@@ -18,6 +18,7 @@ from benchmarks.tables import (
     bars,
     blind,
     equally_close,
+    fourfold,
     headline,
     up_to,
     written,
@@ -83,19 +84,29 @@ def test_half_of_the_excess_of_plain_training_is_allowed():
     assert allowed([look(10, 0.0, 0.3, 30.0, 0.4)]) == 0.5
 
 
-def test_augmented_training_stands_at_half_of_the_steps_that_copies_came_after():
-    def rows(method, seed, *looks):
-        return [{"method": method, "seed": seed, "n_train": 9, "steps": s, **m} for s, m in looks]
+def trained(method, seed, *looks):
+    return [{"method": method, "seed": seed, "n_train": 9, "steps": s, "precision": 0.5, **m} for s, m in looks]
 
+
+def test_augmented_training_stands_at_half_of_the_steps_that_copies_came_after():
     early, late = (look(10, 0.0, 0.5, 19.0, 0.5), look(20, 0.0, 0.6, 15.0, 0.6)), look(40, 0.2, 0.9, 9.0, 0.1)
-    plain = [row | {"precision": 0.5} for row in rows("conditional", 1, *PLAIN)]
-    own = [row | {"precision": 0.5} for row in rows("conditional/augmented", 1, *early, late)]
+    plain = trained("conditional", 1, *PLAIN)
+    own = trained("conditional/augmented", 1, *early, late)
     (found,) = blind([*plain, *own], 9)
     assert found["steps"] == [20] and found["early_stop"]["steps"] == 20
     assert at_step(found) == "**20: .00, 15.0, .60**"
     assert blind(plain, 9) == []
     (whole,) = blind([*plain, *own, *({**row, "seed": 2} for row in own[:1])], 9)  # no copies, no half
     assert whole["steps"] == [20, 10] and whole["fd_heldout"] == 17
+
+
+def test_training_on_changed_images_stands_at_four_times_the_steps_of_the_stop():
+    """The stop that copies no more than unseen images, .01, is at step 20."""
+    plain = trained("conditional", 1, *PLAIN)
+    own = trained("conditional/augmented-all", 1, *(look(s, 0.02 * s / 75, 0.6, 900 / s, 0.6) for s in (30, 75, 150)))
+    (found,) = fourfold([*plain, *own], 9)
+    assert (found["steps"], found["fd_heldout"], found["early_stop"]["steps"]) == (75, 12, 20)
+    assert fourfold(plain, 9) == []
 
 
 def test_a_split_counts_once_in_the_floor():
