@@ -137,8 +137,8 @@ def bars() -> Iterator[str]:
 
 def unpicked(own: list[Row], n: int, methods: Collection[str]) -> list[Verdict]:
     """Those of some methods that a study ran, none at a look that was picked by its figures."""
-    ended = [v for v in ours(own) if v["method"] in methods and v["method"] not in STOPPED]
-    return [*ended, *blind(own, n), *fourfold(own, n)]
+    ended = [v for v in ours(own) if v["method"] not in STOPPED]
+    return [v for v in [*ended, *blind(own, n), *fourfold(own, n)] if v["method"] in methods]
 
 
 def blind(own: list[Row], n: int) -> list[Verdict]:
