@@ -42,6 +42,10 @@ def row(method: str, steps: int, copied: float, fd: float, recall: float, n: int
     }  # fmt: skip
 
 
+def timeless(rows: list[dict], *without: str) -> list[dict]:
+    return [{k: v for k, v in r.items() if not k.endswith("seconds") and k not in without} for r in rows]
+
+
 def test_looks_end_at_the_last_step_and_grow_geometrically():
     assert looks(6000)[-1] == 6000
     assert all(1.3 < b / a < 1.5 for a, b in zip(looks(6000), looks(6000)[1:]))
@@ -242,16 +246,32 @@ def test_a_study_resumes_and_repeats_itself(tmp_path, monkeypatch):
     kept[0].write_text("{")  # damaged: run again; the other one is read
     second = study(plan, tmp_path, progress=False)
     assert second["provenance"]["reused"] == 1
-    clean = [{k: v for k, v in r.items() if not k.endswith("seconds")} for r in first["rows"]]
-    assert clean == [{k: v for k, v in r.items() if not k.endswith("seconds")} for r in second["rows"]]
+    assert timeless(first["rows"]) == timeless(second["rows"])
     assert json.loads((tmp_path / "study.json").read_text())["schema"] == 1
+
+
+@pytest.mark.slow
+def test_methods_that_train_alike_train_once_and_draw_what_they_would_alone(tmp_path):
+    methods = ("tangent/guided-by-half", "tangent", "conditional", "tangent/guided")
+    plan = replace(PLAN, methods=methods, seeds=(0,), n_samples=12)
+    guided, *_ = wanted = cells(plan)
+    alike = [cell for cell in wanted if cell.training == guided.training]
+    assert [cell.method for cell in alike] == [name for name in methods if name != "conditional"]
+    assert guided.training.method == "tangent"
+    together = study(plan, tmp_path, progress=False)["rows"]
+    for cell in alike:
+        (alone,) = run([cell])
+        mine = [r for r in together if r["method"] == cell.method]
+        assert timeless(alone, "drawn_on") == timeless(mine, "drawn_on")
+    with pytest.raises(ValueError, match="one training"):
+        run(wanted)
 
 
 @pytest.mark.slow
 def test_a_cell_of_two_sets_never_trains_on_held_out_images():
     base = cells(replace(PLAN, heldout="digits[1000:1100]", data="digits[:60]", seeds=(0,)))[0]
     assert isinstance(base, Cell)
-    rows = run(replace(base, n_train=30, n_drawn=30, n_heldout=40, n_samples=12, looks=(8,)))
+    (rows,) = run([replace(base, n_train=30, n_drawn=30, n_heldout=40, n_samples=12, looks=(8,))])
     assert len(rows) == 1
     assert rows[0]["heldout_memorized_fraction"] < 0.5
 
@@ -291,7 +311,7 @@ def test_nothing_left_to_hold_out_is_told(tmp_path):
 def test_cells_of_other_images_under_the_same_name_are_not_reused(tmp_path):
     (cell,) = cells(replace(PLAN, methods=("closed-form-tangent", "closed-form-tangent"), seeds=(0,)))
     images = check(cell)
-    keep(cell, tmp_path, images, "cpu", lambda steps: None)
+    assert list(keep([cell], tmp_path, images, "cpu", lambda steps: None)) == [cell.key]
     assert _read(tmp_path, cell, images) is not None
     assert _read(tmp_path, cell, ["other", images[1]]) is None
 
@@ -300,7 +320,7 @@ def test_cells_of_other_images_under_the_same_name_are_not_reused(tmp_path):
 @pytest.mark.parametrize("method", ["tangent", "tangent/exact-guided-by-eighth", "unconditional"])
 def test_a_cell_on_a_gpu_is_the_cell_on_the_processor(method):
     cell = cells(replace(PLAN, methods=(method,), seeds=(0,), n_samples=12))[0]
-    here, there = run(cell), run(cell, device="cuda")
+    (here,), (there,) = run([cell]), run([cell], device="cuda")
     assert [r["steps"] for r in here] == [r["steps"] for r in there]
     for a, b in zip(here, there):
         for key in ("fd_heldout", "copy_auc", "ratio_median"):

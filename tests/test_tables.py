@@ -117,7 +117,7 @@ def test_training_free_rows_of_the_demo_are_drawn_again():
     methods = ("closed-form-empirical", "closed-form-tangent")
     kept = {(r["method"], r["seed"]): r for r in rows("demo")}
     for cell in cells(Plan(data="digits", heldout="digits", methods=methods, seeds=(0,))):
-        (row,) = run(cell)
+        ((row,),) = run([cell])
         for key, slack in (("memorized_fraction", 0.01), ("copy_auc", 0.01), ("recall", 0.02), ("fd_floor", 0.2)):
             assert row[key] == pytest.approx(kept[cell.method, 0][key], abs=slack), (cell.method, key)
         assert row["fd_heldout"] == pytest.approx(kept[cell.method, 0]["fd_heldout"], rel=0.03)
@@ -130,7 +130,7 @@ def test_the_first_look_of_a_trained_row_is_drawn_again(method, one_thread):
     kept = [r for r in rows("digits-100") if (r["method"], r["seed"]) == (method, 0)]
     first = min(kept, key=lambda row: row["steps"])
     (cell,) = cells(Plan(data="digits", heldout="digits", methods=(method,), seeds=(0,)))
-    (row,) = run(replace(cell, steps=first["steps"], looks=(first["steps"],)))
+    ((row,),) = run([replace(cell, steps=first["steps"], looks=(first["steps"],))])
     for key, slack in (("memorized_fraction", 0.01), ("copy_auc", 0.01), ("recall", 0.02), ("precision", 0.02)):
         assert row[key] == pytest.approx(first[key], abs=slack), key
     assert row["fd_heldout"] == pytest.approx(first["fd_heldout"], rel=0.03)

@@ -1,10 +1,13 @@
-"""One cell of a study: one method trained on one split, sampled and scored at every look. The unit that is kept."""
+"""One cell of a study: one method trained on one split, sampled and scored at every look. The unit that is kept.
+
+Cells whose methods differ only in how they sample have the same `training`, and are run together.
+"""
 
 import copy
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -14,11 +17,11 @@ from torch import nn
 from temperance.autoguidance import Autoguided
 from temperance.data import Images, load, split
 from temperance.hub import Model
-from temperance.recipe import Recipe, closed_form, fit, prepare
+from temperance.recipe import Prepared, Recipe, closed_form, fit, prepare
 from temperance.sample import Sampler, adaptive, heun
 from temperance.schedule import edm_for
 from temperance.scorecard import Yardstick, yardstick
-from temperance.study.methods import METHODS, Method, add_dropout
+from temperance.study.methods import METHODS, Method, add_dropout, trained_as
 from temperance.train import Settings
 from temperance.trial import Sets, check_sets, draw, draw_sets, encoder_from, judge, unlike
 
@@ -53,6 +56,11 @@ class Cell:
         return Split(self.data, self.heldout, self.n_drawn, self.n_heldout, *reading, self.seed)
 
     @property
+    def training(self) -> "Cell":
+        """The cell that names this one's training: the same one for all whose network is the same at every step."""
+        return replace(self, method=trained_as(self.method))
+
+    @property
     def key(self) -> str:
         """A name for the file that keeps this cell."""
         # `on_bad` may not matter: cells are held against the images that were read.
@@ -79,17 +87,26 @@ class Split(NamedTuple):
         return {"size": self.size, "channels": self.channels, "on_bad": self.on_bad}
 
 
-def run(cell: Cell, tick: Callable[[int], None] = lambda steps: None, device: str = "cpu") -> list[dict[str, Any]]:
-    """Train and score one cell: a row at every look. The network is on `device`, the measuring on the CPU."""
+def run(
+    cells: Sequence[Cell], tick: Callable[[int], None] = lambda steps: None, device: str = "cpu"
+) -> list[list[dict[str, Any]]]:
+    """Train once and score what each cell's method draws: for every cell a row at every look.
+
+    The network is on `device`, the measuring on the CPU.
+
+    Raises:
+        ValueError: if the cells do not have one `training`.
+    """
+    if len({cell.training for cell in cells}) != 1:
+        raise ValueError("cells that are run together must be of one training")
+    cell = cells[0]
     sets = _sets(cell.split)
     against = yardstick(sets.train[: cell.n_train].tensor(), sets.heldout.tensor(), sets.encoder)
-    method = METHODS[cell.method]
-    facts = {"method": cell.method, "seed": cell.seed}
-    if method.closed:
-        points = against.train
-        facts |= {"steps": 0, "train_seconds": 0.0}
-        return [facts | _row(cell, closed_form(points, method.closed), edm_for(points.flatten(1)), against)]
-    return _trained(cell, method, against, facts, tick, device)
+    closed = METHODS[cell.method].closed
+    if closed:
+        drawn = _row(cell, closed_form(against.train, closed), edm_for(against.train.flatten(1)), against)
+        return [[_facts(cell, 0, 0.0) | drawn]]
+    return _trained(cells, against, tick, device)
 
 
 def check(cell: Cell) -> list[str]:
@@ -139,18 +156,11 @@ def _drawn(of: Split) -> tuple[Images, ...]:
 
 
 def _trained(
-    cell: Cell, method: Method, against: Yardstick, facts: dict[str, Any], tick: Callable[[int], None], device: str
-) -> list[dict[str, Any]]:
-    every = 1 if len(cell.looks) > 1 else cell.steps
-    settings = Settings(
-        steps=cell.steps, batch_size=cell.batch_size, checkpoint_every=every, seed=cell.seed, **method.settings
-    )
-    ready = prepare(Recipe(network=cell.network, **method.recipe), against.train, seed=cell.seed)
-    if method.objective is not None:
-        ready = replace(ready, objective=method.objective(ready, against.train))
-    if method.dropout:
-        add_dropout(ready.denoiser, method.dropout)
-    rows: list[dict[str, Any]] = []
+    cells: Sequence[Cell], against: Yardstick, tick: Callable[[int], None], device: str
+) -> list[list[dict[str, Any]]]:
+    cell = cells[0]
+    ready, settings = _prepared(cell, METHODS[cell.method], against)
+    rows: list[list[dict[str, Any]]] = [[] for _ in cells]
     kept: dict[int, nn.Module] = {}
     began, spent, seen = time.perf_counter(), 0.0, 0
 
@@ -162,19 +172,42 @@ def _trained(
             seen = step
         if not look:
             return
-        denoiser = model.denoiser
-        if method.guidance != 1:
-            kept[step] = copy.deepcopy(denoiser)
-            weaker = max((s for s in kept if s <= method.share * step + 0.5), default=None)  # looks are rounded
-            if weaker is None:
-                return
-            denoiser = Autoguided(kept[step], kept[weaker], method.guidance)
-        row = _row(cell, denoiser, model.schedule, against, device)
-        rows.append(facts | {"steps": step, "train_seconds": start - began - spent} | row)
+        if any(METHODS[each.method].guidance != 1 for each in cells):
+            kept[step] = copy.deepcopy(model.denoiser)
+        for each, found in zip(cells, rows):
+            denoiser = _drawing(METHODS[each.method], model.denoiser, kept, step)
+            if denoiser is not None:
+                row = _row(each, denoiser, model.schedule, against, device)
+                found.append(_facts(each, step, start - began - spent) | row)
         spent += time.perf_counter() - start
 
     fit(ready, against.train, settings, progress=False, device=device, visit=visit)
     return rows
+
+
+def _prepared(cell: Cell, method: Method, against: Yardstick) -> tuple[Prepared, Settings]:
+    every = 1 if len(cell.looks) > 1 else cell.steps
+    settings = Settings(
+        steps=cell.steps, batch_size=cell.batch_size, checkpoint_every=every, seed=cell.seed, **method.settings
+    )
+    ready = prepare(Recipe(network=cell.network, **method.recipe), against.train, seed=cell.seed)
+    if method.objective is not None:
+        ready = replace(ready, objective=method.objective(ready, against.train))
+    if method.dropout:
+        add_dropout(ready.denoiser, method.dropout)
+    return ready, settings
+
+
+def _drawing(method: Method, denoiser: nn.Module, kept: dict[int, nn.Module], step: int) -> nn.Module | None:
+    """What a method samples with at a look; nothing where no earlier look could guide it yet."""
+    if method.guidance == 1:
+        return denoiser
+    weaker = max((s for s in kept if s <= method.share * step + 0.5), default=None)  # looks are rounded
+    return None if weaker is None else Autoguided(kept[step], kept[weaker], method.guidance)
+
+
+def _facts(cell: Cell, step: int, seconds: float) -> dict[str, Any]:
+    return {"method": cell.method, "seed": cell.seed, "steps": step, "train_seconds": seconds}
 
 
 def _row(

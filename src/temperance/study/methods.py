@@ -119,6 +119,16 @@ METHODS: dict[str, Method] = {
 }
 
 
+def trained_as(name: str) -> str:
+    """The first method that trains as this one does; they may differ in how they sample."""
+    wanted = _training(METHODS[name])
+    return next(other for other, method in METHODS.items() if _training(method) == wanted)
+
+
+def _training(method: Method) -> Method:
+    return replace(method, guidance=1.0, share=SHARE)
+
+
 def add_dropout(network: nn.Module, p: float) -> None:
     """Give every residual block of a network a dropout of `p`; blocks that have one already take the new rate.
 

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import platform
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ def study(plan: Plan, out: Path, *, progress: bool = True, device: str = "auto")
     """Run a plan and write `out/report.html` and `out/study.json`; `out/cells/` keeps every cell.
 
     An interrupted study goes on where it stopped, and a wider plan reuses the cells it shares with a narrower one.
-    Cells are spread over the processor's cores, one thread each, and their networks over the GPUs, if there are some
-    and `device` is not `cpu`. Returns the content of `study.json`.
+    Trainings, one for cells that differ only in how they sample, are spread over the processor's cores, one thread
+    each, and their networks over the GPUs, if there are some and `device` is not `cpu`. Returns the content of
+    `study.json`.
 
     Raises:
         ValueError: if the data cannot be used.
@@ -35,13 +37,16 @@ def study(plan: Plan, out: Path, *, progress: bool = True, device: str = "auto")
     out.mkdir(parents=True, exist_ok=True)
     kept = {cell.key: _read(out, cell, images) for cell in wanted}
     missing = [cell for cell in wanted if kept[cell.key] is None]
-    total = sum(cell.steps for cell in missing)
+    together: dict[Cell, list[Cell]] = {}
+    for cell in missing:
+        together.setdefault(cell.training, []).append(cell)
+    total = sum(training.steps for training in together)
     places = _places(device)
-    jobs = [(cell, out, images, places[i % len(places)]) for i, cell in enumerate(missing)]
-    for key, rows in spread(keep, jobs, total=total, unit="step", label="study", progress=progress):
-        kept[key] = rows
+    jobs = [(group, out, images, places[i % len(places)]) for i, group in enumerate(together.values())]
+    for found in spread(keep, jobs, total=total, unit="step", label="study", progress=progress):
+        kept |= found
     rows = [row for cell in wanted for row in kept[cell.key] or ()]
-    found = {
+    told = {
         "schema": 1,
         "rows": rows,
         "early_stop": advise(rows),
@@ -59,20 +64,24 @@ def study(plan: Plan, out: Path, *, progress: bool = True, device: str = "auto")
             "devices": [torch.cuda.get_device_name(place) for place in places if place != "cpu"],
         },
     }
-    write_json(out / "study.json", found)
-    write_page(page(plan, found), out / "report.html")
-    return found
+    write_json(out / "study.json", told)
+    write_page(page(plan, told), out / "report.html")
+    return told
 
 
-def keep(cell: Cell, out: Path, images: list[str], device: str, tick: Any) -> tuple[str, list[dict[str, Any]]]:
-    """Run a cell in a worker and write its rows before they are handed back."""
+def keep(
+    cells: Sequence[Cell], out: Path, images: list[str], device: str, tick: Any
+) -> dict[str, list[dict[str, Any]]]:
+    """Run the cells of one training in a worker and write their rows, by their keys, before they are handed back."""
     if device != "cpu":
         torch.cuda.set_device(device)  # training takes the current one
     where = {"drawn_on": _processor(device)}
-    rows = [row | where for row in run(cell, tick, device)]
-    about = vars(cell) | {"looks": list(cell.looks)}
-    write_json(_path(out, cell), {"cell": about, "images": images, "rows": rows})
-    return cell.key, rows
+    found = {}
+    for cell, rows in zip(cells, run(cells, tick, device)):
+        found[cell.key] = [row | where for row in rows]
+        about = vars(cell) | {"looks": list(cell.looks)}
+        write_json(_path(out, cell), {"cell": about, "images": images, "rows": found[cell.key]})
+    return found
 
 
 def _processor(device: str) -> str:
