@@ -11,7 +11,7 @@ several looks:
 - `bars`: against each of the bars, where they have three seeds: tangent smoothing at the halved width, exact and
   guided, at its last step; training on images half of which are augmented, at half of the steps that copies came after
   (where none came, at its last); on images that all are, after four times the steps of plain training's early stop
-- `headline`: these and the default, a column each, where they have three seeds
+- `headline`: these and the default, a column each, beside plain training's early stops, where they have three seeds
 - `comparisons`: each method of ours at its last step, and stops with guidance or augmentation, against the best early
   stop of plain training that copies no more
 - `distances`: the same methods against the best of plain training until it has their copy AUC, read between its looks
@@ -33,7 +33,7 @@ from temperance.study.advice import ACCEPTED, advise, against_early_stop, best_s
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
 MARK = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
-AUGMENTED, ALL = "conditional/augmented", "conditional/augmented-all"
+AUGMENTED, ALL, GUIDED = "conditional/augmented", "conditional/augmented-all", "conditional/guided"
 BEST = "tangent/halved-exact-guided-by-eighth"
 SUMMED = {  # the default, and the other settings of README
     "tangent": "default",
@@ -43,7 +43,7 @@ SUMMED = {  # the default, and the other settings of README
 }
 BARRED = {BEST: "smoothed", AUGMENTED: "half augmented", ALL: "all augmented"}
 # What is stopped early itself.
-STOPPED = (AUGMENTED, ALL, "conditional/augmented-guided", "conditional/guided", "conditional/guided-by-half")
+STOPPED = (AUGMENTED, ALL, "conditional/augmented-guided", GUIDED, "conditional/guided-by-half")
 ENOUGH = 3  # seeds for the first two tables
 WON, NOT_WON = "won", "**not won**"
 Verdict = dict[str, Any]
@@ -180,20 +180,24 @@ def beside_stop(own: list[Row], n: int, m: Verdict) -> Verdict:
 
 
 def headline() -> Iterator[str]:
-    """The best early stop, and `SUMMED` without one that is picked: copied, Frechet distance, recall; bold if won."""
-    yield header("images", "early stop", *SUMMED.values())
+    """The best early stops, and `SUMMED` without one that is picked: copied, Frechet distance, recall; bold if won."""
+    yield header("images", "early stop", "early stop, guided", *SUMMED.values())
     for name, n, own in studies():
         found = {v["method"]: v for v in unpicked(own, n, SUMMED)}
         if found and seeds(own) >= ENOUGH:
             best = min((v["early_stop"] for v in found.values()), key=lambda stop: stop["fd_heldout"])
-            yield cells(title(name, n), at_step(best), *(at_step(found.get(method)) for method in SUMMED))
+            guided = [at_step(v) for v in ours(own) if v["method"] == GUIDED] or [""]
+            yield cells(title(name, n), at_step(best), *guided, *(beside(found.get(method), best) for method in SUMMED))
 
 
-def at_step(m: Verdict | None) -> str:
+def beside(m: Verdict | None, stop: Verdict) -> str:
     if m is None:
         return ""
-    cell = f"{shown(m, 'steps')}: {shown(m, 'memorized_fraction', 'fd_heldout', 'recall')}"
-    return f"**{cell}**" if "early_stop" in m and outcome(m, m["early_stop"]) == WON else cell
+    return f"**{at_step(m)}**" if {outcome(m, stop), outcome(m, m["early_stop"])} == {WON} else at_step(m)
+
+
+def at_step(m: Verdict) -> str:
+    return f"{shown(m, 'steps')}: {shown(m, 'memorized_fraction', 'fd_heldout', 'recall')}"
 
 
 def comparisons() -> Iterator[str]:
@@ -222,19 +226,19 @@ def distances() -> Iterator[str]:
 
 
 def halves() -> Iterator[str]:
-    """Stops at half of the steps that copies came after, beside the best stop that copies no more."""
+    """Stops at half of the steps that copies came after, beside the best that copies no more, or the accepted share."""
     yield header(
-        "images", "method", "seeds", "copies came after", "best stop: step, copied, FD, recall",
-        "half: step, copied, FD, recall",
+        "images", "method", "seeds", "copies came after", "half: step, copied, FD, recall",
+        "best stop that copies no more", f"that copies {share(ACCEPTED)} more than unseen images",
     )  # fmt: skip
     for name, n, own in studies():
         for method in ("conditional", *STOPPED):
             half = half_stop(own, method, n)
             if half is not None:
-                looks, most = curve(own, method, n), max(half["memorized_fraction"], half["heldout_memorized_fraction"])
-                step, best, _ = best_stop(looks, most)
+                null, looks = half["heldout_memorized_fraction"], curve(own, method, n)
+                stops = (best_stop(looks, most) for most in (max(half["memorized_fraction"], null), null + ACCEPTED))
                 found = [title(name, n), method, str(seeds(own)), several(half["copies"])]
-                yield cells(*found, at_step({"steps": step, **best}), at_step(half))
+                yield cells(*found, at_step(half), *(at_step({"steps": step, **best}) for step, best, _ in stops))
 
 
 def several(steps: int | list[int]) -> str:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pictures import fails, pixels, write
 from temperance import data
-from temperance.data import InputError, load
+from temperance.data import InputError, InputWarning, load
 
 # ---- one image at a time
 
@@ -45,6 +45,14 @@ def test_sixteen_bit_grey(tmp_path):
         assert got.shape == (1, 6, 1) and got.ravel().tolist() == [0, 0, 1, 1, 128, 255]
 
 
+def test_scans_of_twelve_bits_are_told_of(tmp_path):
+    scans = np.linspace(0, 4095, 64).reshape(8, 8).astype(np.uint16)
+    with pytest.warns(InputWarning, match="brightest pixel of .* is 16 of 255"):
+        one(tmp_path / "scans" / "a.png", scans)
+    write(tmp_path / "scans" / "b.png", 16 * scans)
+    assert len(load(tmp_path / "scans")) == 2  # one dark image among others is nothing to tell of
+
+
 def test_one_bit_cmyk_and_float(tmp_path):
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "a.png")
     assert one(tmp_path / "a.png").tolist() == [[[255], [0]]]
@@ -58,9 +66,9 @@ def test_one_bit_cmyk_and_float(tmp_path):
 def test_exif_orientation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
-    stored = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
+    stored = np.array([[100, 2, 3], [4, 5, 6]], np.uint8)
     Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
-    assert one(tmp_path / "a.png")[..., 0].tolist() == [[4, 1], [5, 2], [6, 3]]
+    assert one(tmp_path / "a.png")[..., 0].tolist() == [[4, 100], [5, 2], [6, 3]]
 
 
 def test_size_crops_the_center_and_resizes(tmp_path):

@@ -94,7 +94,7 @@ def test_augmented_training_stands_at_half_of_the_steps_that_copies_came_after()
     own = trained("conditional/augmented", 1, *early, late)
     (found,) = blind([*plain, *own], 9)
     assert found["steps"] == [20] and found["early_stop"]["steps"] == 20
-    assert at_step(found) == "**20: .00, 15.0, .60**"
+    assert at_step(found) == "20: .00, 15.0, .60"
     assert blind(plain, 9) == []
     (whole,) = blind([*plain, *own, *({**row, "seed": 2} for row in own[:1])], 9)  # no copies, no half
     assert whole["steps"] == [20, 10] and whole["fd_heldout"] == 17

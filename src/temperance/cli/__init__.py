@@ -4,6 +4,8 @@ Heavy libraries are imported by the verb that needs them.
 """
 
 import sys
+import warnings
+from typing import Any
 
 from temperance.cli import analyze, audit, demo, doctor, sample, study, train
 from temperance.cli.verb import app
@@ -13,6 +15,7 @@ __all__ = ["analyze", "audit", "demo", "doctor", "main", "sample", "study", "tra
 
 def main() -> None:
     """Run the command line; bad usage is one line, too."""
+    warnings.formatwarning = _one_line
     try:
         code = app(standalone_mode=False)
     except Exception as error:
@@ -28,3 +31,9 @@ def main() -> None:
         print(f"temperance: {' '.join(tell().split())}{hint}", file=sys.stderr)
         raise SystemExit(2) from None
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _one_line(message: Any, category: type[Warning], *where: Any, plain: Any = warnings.formatwarning) -> str:
+    """What this package warns of, without the line of code that does."""
+    ours = category.__module__.startswith(f"{__name__.partition('.')[0]}.")
+    return f"temperance: {message}\n" if ours else plain(message, category, *where)

@@ -10,7 +10,7 @@ three equal channels. Animations give their first frame.
 from temperance.data.builtin import BUILTINS, DIGIT_CLASSES, FASHION_CLASSES
 from temperance.data.decode import PROGRESS_FROM
 from temperance.data.folders import SUFFIXES, natural
-from temperance.data.images import Images, InputError, Skipped, among, digests, record_skipped, split, to_uint8
+from temperance.data.images import Images, InputError, InputWarning, Skipped, among, digests, record_skipped, split, to_uint8
 from temperance.data.loading import load
 from temperance.data.pixels import WHITE
 
@@ -23,6 +23,7 @@ __all__ = [
     "WHITE",
     "Images",
     "InputError",
+    "InputWarning",
     "Skipped",
     "among",
     "digests",

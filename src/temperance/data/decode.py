@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -9,11 +10,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from temperance.data.images import InputError, Skipped
+from temperance.data.images import InputError, InputWarning, Skipped
 from temperance.data.pixels import decode_file
 from temperance.data.source import Source
 
 PROGRESS_FROM = 1000  # files: below this, decoding ends before a bar is worth its line
+DARK = 63  # of 255: where the brightest pixel of 14 bits in 16 comes out; of 12 bits: 16
 
 
 def decode_all(
@@ -52,6 +54,7 @@ def decode_all(
             _check_same(where(kept[0] if kept else i), out.shape[1:], where(i), image.shape)
             out[len(kept)] = image
             kept.append(i)
+    _check_range(place, out[: len(kept)])
     return out[: len(kept)], np.array(kept, dtype=np.int64), tuple(skipped)
 
 
@@ -77,6 +80,18 @@ def _check_same(first: str, shape: tuple[int, ...], other: str, found: tuple[int
         raise InputError(
             f"images differ in channels: {first} is {kind[shape[2]]}, {other} is {kind[found[2]]}; "
             "expected one kind; use --channels 1 or --channels 3"
+        )
+
+
+def _check_range(place: str, pixels: np.ndarray) -> None:
+    """Scans of 12 or 14 bits in 16-bit files come out nearly black; one dark image among others does not matter."""
+    brightest = int(pixels.max(initial=0))
+    if 0 < brightest <= DARK:
+        warnings.warn(
+            f"the brightest pixel of {place} is {brightest} of 255: scans of 12 or 14 bits in 16-bit files must be "
+            "stretched to the full range first, or nearly all that they show is lost",
+            InputWarning,
+            stacklevel=3,
         )
 
 

@@ -19,6 +19,10 @@ else:  # torch costs a second to import and two functions need it; jaxtyping che
     Tensor = Any
 
 
+class InputWarning(UserWarning):
+    """Images that can be used, but are hardly what was meant. One line for a user."""
+
+
 class InputError(ValueError):
     """Data that cannot be used. One line says what was given, what was expected and one thing to try."""
 
