@@ -10,7 +10,17 @@ three equal channels. Animations give their first frame.
 from temperance.data.builtin import BUILTINS, DIGIT_CLASSES, FASHION_CLASSES
 from temperance.data.decode import PROGRESS_FROM
 from temperance.data.folders import SUFFIXES, natural
-from temperance.data.images import Images, InputError, InputWarning, Skipped, among, digests, record_skipped, split, to_uint8
+from temperance.data.images import (
+    Images,
+    InputError,
+    InputWarning,
+    Skipped,
+    among,
+    digests,
+    record_skipped,
+    split,
+    to_uint8,
+)
 from temperance.data.loading import load
 from temperance.data.pixels import WHITE
 
