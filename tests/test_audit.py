@@ -10,6 +10,7 @@ from temperance.auditing import KEYS, Encoded, as_json, audit, gate, write
 from temperance.auditing.sets import in_train
 from temperance.data import Images
 from temperance.features import Pixels
+from temperance.recipe import closed_form
 from temperance.report import audit_page, html
 
 DIGITS = (
@@ -279,6 +280,18 @@ def test_new_images_that_collide_with_training_images_are_not_flagged():
     assert cards and not any(card.flag == "identical" for card in cards)
     assert any("repeats images" in note for note in found.provenance["settings"]["notes"])
     assert in_train({"train": Images(TRAIN), "x": Images(heldout)}, False)["x"].sum() == 4
+
+
+def test_training_images_among_held_out_ones_hide_no_copies():
+    """A careless split: every figure is what it would be without them."""
+    careless = np.concatenate([HELDOUT[:190], TRAIN[:5], np.ascontiguousarray(TRAIN[5:8, :, ::-1])])
+    model = closed_form(Images(TRAIN).tensor(), "empirical")
+    clean, found = (audit(TRAIN, TRAIN[20:80], held, model=model) for held in (HELDOUT[:190], careless))
+    assert found.measurements == clean.measurements and found.membership == clean.membership
+    assert found.measurements["pixels"]["memorized_adaptive"].value == 1
+    assert found.provenance["images"]["heldout"] == 198 and found.nulls["pixels"]["identical_heldout"] == 8
+    mostly = audit(TRAIN, TRAIN[20:80], np.concatenate([HELDOUT[:20], TRAIN[:60]]))
+    assert mostly.flags["pixels"] == 0 and "means anything" in mostly.provenance["settings"]["notes"][0]
 
 
 def test_limits_that_take_a_held_out_set_are_refused_without_it():

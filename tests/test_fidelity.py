@@ -85,6 +85,28 @@ class Rows(Encoded):
         return self.rows[key]
 
 
+def test_intervals_do_not_depend_on_the_order_of_rows():
+    """Samples of a class-conditional model come in turns of its classes: no fold may be a class."""
+    draw = torch.Generator().manual_seed(0)
+    places = 4 * torch.randn(10, 6, generator=draw)
+    x, train, heldout = (places.repeat(n // 10, 1) + torch.randn(n, 6, generator=draw) for n in (400, 300, 300))
+    order = torch.randperm(400, generator=draw)
+    for figure in (tm.frechet_distance, tm.kid):
+        turns, mixed = (figure(rows, heldout) for rows in (x, x[order]))
+        assert turns.high - turns.low == pytest.approx(mixed.high - mixed.low, rel=0.7), figure
+    share, mixed = tm.dcr_share(x, train, heldout), tm.dcr_share(x, train[torch.randperm(300)], heldout)
+    assert share.high - share.low == pytest.approx(mixed.high - mixed.low, rel=0.3)
+
+
+def test_the_interval_of_kid_from_two_blocks_holds_as_often_as_it_says():
+    held = 0
+    for seed in range(100):
+        x, y = torch.randn(2, 60, 4, generator=torch.Generator().manual_seed(seed))
+        found = tm.kid(x, y, block=30)  # the truth is 0
+        held += found.low <= 0 <= found.high
+    assert held >= 88
+
+
 def test_variety_and_likelihood_of_sets_sorted_by_class_are_those_of_all_classes(monkeypatch):
     """These two take few rows of each set; the first few would be of one class."""
     monkeypatch.setattr(audited, "LIKELIHOOD", 60)

@@ -8,7 +8,7 @@ import torch
 import yaml
 from PIL import Image
 
-from temperance.data import load
+from temperance.data import Images, load
 from temperance.hub import Model
 from temperance.run.monitor import Monitor
 from temperance.run.settings import settings_from
@@ -126,17 +126,33 @@ def test_a_saved_configuration_reproduces_the_run_bit_for_bit(tmp_path):
     assert config["channels"] == 1 and "size" not in config and config["data"].startswith("digits")
 
 
-def test_every_setting_can_be_set_and_the_nearest_name_is_told():
+def test_every_setting_can_be_set_and_the_nearest_name_is_told(tmp_path):
     for name, value in vars(Settings()).items():
         text = {"on_copying": "stop", "lr_schedule": "linear", "precision": "bf16", "weight": "edm"}.get(name, value)
         _, settings = settings_from({}, None, set(), [f"{name}={text}"])
         assert getattr(settings, name) == text
+    (tmp_path / "rate.yaml").write_text("lr: 1e-3\n")  # text to YAML
+    assert settings_from({}, tmp_path / "rate.yaml", set(), [])[1].lr == 1e-3
     with pytest.raises(ValueError, match="did you mean noise_groups"):
         settings_from({}, None, set(), ["noise_group=2"])
 
 
+def test_held_out_images_that_are_training_images_do_not_hide_copies(tmp_path, capsys):
+    """As unseen ones they would make copies usual."""
+    with pytest.raises(ValueError, match="all of it are training images"):
+        run(tmp_path / "all", "monitor_every=6", heldout=IMAGES[:9])
+    assert not (tmp_path / "all").exists()
+    images, unseen = (np.concatenate([IMAGES.pixels[: 5 * i], UNSEEN.pixels]) for i in (1, 0))
+    run(tmp_path / "some", "monitor_every=6", "monitor_samples=4", heldout=Images(images))
+    assert "5 of 85 held-out images are training images and are left out" in capsys.readouterr().err
+    run(tmp_path / "none", "monitor_every=6", "monitor_samples=4", heldout=Images(unseen))
+    looks = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("some", "none")]
+    ratios = [[row["heldout_ratio_median"] for row in rows if "copy_auc" in row] for rows in looks]
+    assert ratios[0] == ratios[1] and len(ratios[0]) == 2
+
+
 def test_heldout_images_of_another_size_are_refused(tmp_path):
     other = load("digits[:9]", size=16)
-    with pytest.raises(ValueError, match=r"--heldout images are \(1, 16, 16\).*set --size"):
+    with pytest.raises(ValueError, match="--heldout images are 16x16x1, .*set --size"):
         run(tmp_path, "monitor_every=6", heldout=other)
     assert not np.any([p.name == "model" for p in tmp_path.iterdir()])

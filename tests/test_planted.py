@@ -129,7 +129,7 @@ def test_the_fitted_tail_gives_the_p_values_of_a_power_law():
     null = tm.fit_null(heldout, 1000, 0.05)
     assert null.kind == "tail" and null.shape < 0.2
     for p in (0.05, 0.01, 1e-3, 4e-5):
-        assert p / 3 < float(null.p(torch.tensor([p ** (1 / 6)]))) < 3 * p
+        assert p / 4 < float(null.p(torch.tensor([p ** (1 / 6)]))) < 4 * p
     resolved = torch.cat([heldout, heldout + 1e-3])  # from the closest held-out image on, counting is not undercut
     assert torch.equal(null.p(resolved), tm.p_values(resolved, heldout))
     t = torch.linspace(0, 1.2, 200)
@@ -138,14 +138,15 @@ def test_the_fitted_tail_gives_the_p_values_of_a_power_law():
 
 
 def test_p_values_of_unseen_images_are_uniform_and_small_ones_rare():
+    """Few held-out images and many to judge, where the scale of the tail is least known."""
     false = torch.tensor([0.0, 0.0])
-    for seed in range(60):
-        null = tm.fit_null(power_law(200, seed), 1000, 0.05)
-        p = null.p(power_law(1000, 1000 + seed))
+    for seed in range(200):
+        null = tm.fit_null(power_law(100, seed), 2000, 0.05)
+        p = null.p(power_law(2000, 1000 + seed))
         false += torch.tensor([float((p <= 0.05).double().mean()), float(tm.benjamini_hochberg(p, 0.05).any())])
-    share, families = (false / 60).tolist()
+    share, families = (false / 200).tolist()
     assert share == pytest.approx(0.05, abs=0.01)
-    assert families <= 0.15  # nothing is copied: any flag is a false one
+    assert families <= 0.05  # nothing is copied: any flag is a false one
 
 
 def test_near_twins_among_held_out_images_make_the_tail_heavier():
@@ -163,18 +164,10 @@ def test_counting_is_used_where_it_is_enough_and_where_a_tail_cannot_be_fitted()
     assert torch.equal(enough.p(d), tm.p_values(d, enough.distance))
 
 
-def test_held_out_images_that_are_training_images_leave_the_null():
-    d = torch.cat([power_law(200, 0), torch.zeros(5)])
-    null = tm.fit_null(d, 1000, 0.05, d == 0)
-    assert (null.identical, len(null.distance), null.kind) == (5, 200, "tail")
-    overlapping = tm.fit_null(torch.zeros(100), 1000, 0.05, torch.ones(100) > 0)
-    assert overlapping.kind == "conformal" and float(overlapping.p(torch.zeros(1))) == 1 and overlapping.overlap
-
-
 def test_held_out_images_that_collide_stay_in_the_null_as_ties():
     d = torch.cat([power_law(200, 0), torch.zeros(5)])
     null = tm.fit_null(d, 1000, 0.05)
-    assert (null.identical, len(null.distance), null.kind, null.ties) == (0, 205, "conformal", 5)
+    assert (len(null.distance), null.kind, null.ties) == (205, "conformal", 5)
     assert float(null.p(torch.zeros(1))) == null.least == pytest.approx(6 / 206)
     assert tm.fewest_flags(100, 205, 0.05, null.ties) == 59  # 59 of p 6/206 pass a step of 59 * 0.05 / 100, 58 do not
     coarse = (power_law(500, 0) * 20).ceil()  # distances of a hash: no smooth tail

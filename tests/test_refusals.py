@@ -1,6 +1,7 @@
 """Bad input and bad usage: one line that says what to do, exit code 2, nothing lost."""
 
 import shutil
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ def test_too_little_memory_is_one_line_and_an_error_of_ours_is_not(capsys: pytes
             raise error
         assert left.value.code == 2
         assert capsys.readouterr().err.startswith("temperance train: not enough memory; try a smaller --batch-size")
+    with pytest.raises(SystemExit) as left, one_line_errors("study"):
+        raise BrokenProcessPool("A process in the process pool was terminated abruptly")
+    assert left.value.code == 2 and "a worker was killed" in capsys.readouterr().err
     for mistake in ("a mistake", "CUDA error: an illegal memory access was encountered"):
         with pytest.raises(RuntimeError, match=mistake), one_line_errors("train"):
             raise RuntimeError(mistake)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from temperance.data import load, split
+from temperance.data import Images, load, split
 from temperance.features import train_classifier
 from temperance.guard import Guard
 from temperance.run.pictures import write_sheet
@@ -71,6 +71,15 @@ def test_options_without_their_guard_are_refused(train, given, word):
     given = {"heldout": None, "encoder": None, "rate": None} | given
     with pytest.raises(ValueError, match=word):
         open_guard(train, index=None, progress=False, **given)
+
+
+def test_a_guard_fits_small_images_and_its_pixels_are_not_kept(tmp_path):
+    small, unseen = (Images(load(part).pixels[:, :6, :6]) for part in ("digits[:20]", "digits[20:40]"))
+    asked = {"encoder": None, "rate": 0.2, "progress": False}
+    guard = open_guard(small, unseen, index=None, **asked)
+    assert guard is not None and guard.index.shift == 1
+    with pytest.raises(ValueError, match="pixels would be the images"):
+        open_guard(small, unseen, index=tmp_path / "index", **asked)
 
 
 def test_the_rate_is_that_of_all_processes(tmp_path, monkeypatch):

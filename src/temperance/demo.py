@@ -146,7 +146,7 @@ def _trained(plan: Plan, seed: int, name: str, against: Yardstick, tick: Callabl
         start = time.perf_counter()
         index = range(VALIDATION, VALIDATION + 200)
         drawn = draw(model.denoiser, model.schedule, heun, against.train.shape[1:], seed, index, grid=plan.grid)
-        row, _ = score(drawn.x, against)
+        row, _ = score(drawn.x.clamp(-1, 1), against)
         if row["memorized_fraction"] <= ACCEPTED:
             weights = {k: v.clone() for k, v in model.denoiser.state_dict().items()}
             kept.update(step=step, weights=weights, seconds=start - began - spent)
@@ -186,7 +186,7 @@ def _finish(
     measured, near = judge(drawn, schedule, against)
     row = {"method": method, "sampler": sampler.__name__, **facts, **measured, "sample_seconds": seconds}
     null = (against.null.distance.numpy(), against.null.ratio.numpy())
-    return Result(row, near.distance.numpy(), near.ratio.numpy(), _pairs(drawn.x, near, against), null)
+    return Result(row, near.distance.numpy(), near.ratio.numpy(), _pairs(drawn.x.clamp(-1, 1), near, against), null)
 
 
 def _pairs(x: Float[Tensor, "n c h w"], near: Proximity, against: Yardstick) -> tuple[Pair, ...]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from temperance.data import Images, among, digests, load, split
+from temperance.data import Images, load, split, unlike
 from temperance.denoiser import Denoiser, elsewhere
 from temperance.features import Encoder, Pixels, efficientnet, train_classifier
 from temperance.metrics import Proximity
@@ -30,6 +30,8 @@ class Sets(NamedTuple):
 def draw_sets(data: str, n_train: int, n_heldout: int, seed: int, **reading: Any) -> Sets:
     """Split one data set by a seed; the encoder is a classifier of the images that are left over, if labeled.
 
+    Held-out images that equal a training image, in a set that repeats some, are left out.
+
     `reading`: size, channels and on_bad of `temperance.data.load`.
 
     Raises:
@@ -38,13 +40,7 @@ def draw_sets(data: str, n_train: int, n_heldout: int, seed: int, **reading: Any
     images = load(data, progress=False, **reading)
     spare = len(images) - n_train - n_heldout
     train, heldout, rest = split(images, (n_train, n_heldout, max(0, spare)), seed)
-    return Sets(train, heldout, encoder_from(rest))
-
-
-def unlike(images: Images, others: Images) -> Images:
-    """The images that equal none of `others`, pixel by pixel."""
-    keep = ~among(images.pixels, set(digests(others.pixels)), mirrored=False)
-    return images if keep.all() else images[keep]
+    return Sets(train, unlike(heldout, train), encoder_from(rest))
 
 
 def check_sets(data: str, n_train: int, n_heldout: int, **reading: Any) -> Images:

@@ -113,14 +113,11 @@ class Search:
         return in_blocks(n, columns, part, name=key, work=self.work, progress=self.progress)
 
 
-def flag(near: Closeness, fdr: float, same: Tensor | None) -> tuple[tm.Null | None, Tensor | None, Tensor | None]:
-    """The null, the p-value of every generated image, and which are flagged; nothing without held-out images.
-
-    `same`: which held-out images are training images.
-    """
+def flag(near: Closeness, fdr: float) -> tuple[tm.Null | None, Tensor | None, Tensor | None]:
+    """The null, the p-value of every generated image, and which are flagged; nothing without held-out images."""
     if near.match_heldout is None:
         return None, None, None
-    null = tm.fit_null(near.match_heldout.distance, len(near.match.index), fdr, same)
+    null = tm.fit_null(near.match_heldout.distance, len(near.match.index), fdr)
     p = null.p(near.match.distance)
     return null, p, tm.benjamini_hochberg(p, fdr)
 

@@ -16,8 +16,8 @@ from temperance.auditing.combined import combine
 from temperance.auditing.copies import closest_pairs, distances_of, listed
 from temperance.auditing.fidelity import fidelity
 from temperance.auditing.planted import controls
-from temperance.auditing.scope import power, tested, untested
-from temperance.auditing.sets import check, in_train
+from temperance.auditing.scope import power, shared_images, tested, untested
+from temperance.auditing.sets import check, in_train, unseen
 from temperance.auditing.views import Encoded
 from temperance.data import Images
 from temperance.denoiser import Denoiser
@@ -48,7 +48,8 @@ def audit(
         train: the training images: `Images`, uint8 [n, h, w, c], or a tensor [n, c, h, w] in [-1, 1].
         generated: the images to judge, of the same size.
         heldout: real images from the same source that the model never saw. Without them nothing has a null,
-            there are no p-values, and quality is measured against the training images.
+            there are no p-values, and quality is measured against the training images. Those that are training images
+            are left out, unless they are more than half of all.
         encoders: feature spaces; each is reported by itself.
         moved: also look for copies that were mirrored, shifted by up to two pixels, cropped, recoded or relit
             (encoders other than pixels: mirrored). The best match counts for p-values, flags and pairs; the
@@ -72,18 +73,19 @@ def audit(
     some milliseconds an image where moved copies of pixels are looked for; under 1 GB above the data, see
     `temperance.heap`.
     """
-    sets = check({"train": train, "generated": generated, "heldout": heldout}, fdr)
+    given = check({"train": train, "generated": generated, "heldout": heldout}, fdr)
     if model is not None and heldout is None:
         raise ValueError("a membership test needs non-members: give held-out images with the model")
-    same = in_train(sets, moved)
-    report = Report({}, {}, {}, (), {}, {key: len(value) for key, value in sets.items()})
-    copies, notes, p_values = [], [], {}
+    same = in_train(given, moved)
+    sets, shared = unseen(given, same), same.get("heldout")
+    report = Report({}, {}, {}, (), {}, {key: len(value) for key, value in given.items()})
+    copies, notes, p_values = [], shared_images(shared), {}
     for encoder in encoders:
         name = encoder.name
         rows = {key: Encoded(value, encoder, progress=progress) for key, value in sets.items()}
         search = Search(rows, duplicate_radius, moved, work, progress)
         near = search.compare()
-        null, p, flagged = flag(near, fdr, same.get("heldout"))
+        null, p, flagged = flag(near, fdr)
         copied = copying(search, near)
         order = ranked(near, p)
         report.pairs[name] = closest_pairs(sets, rows["train"], near, order[:SHOWN], p, flagged)
@@ -95,7 +97,7 @@ def audit(
         del search  # its tables make room for the features of whole sets
         report.measurements[name] = copied | fidelity(rows, quality_limit, seed)
         report.flags[name] = None if flagged is None else int(flagged.sum())
-        report.nulls[name] = None if null is None else null.describe()
+        report.nulls[name] = None if null is None else null.describe() | {"identical_heldout": int(shared.sum())}
         report.classes[name] = by_class(sets["train"], near.generated, near.heldout, flagged)
         # In a coarse space different images lie at no distance from each other.
         certain = same["generated"] | ((near.match.distance == 0) & isinstance(encoder, Pixels))
@@ -116,8 +118,8 @@ def audit(
     return replace(
         report,
         copies=tuple(copies),
-        provenance=_provenance(sets, seed, settings),
-        tested=tested(sets, settings),
+        provenance=_provenance(given, seed, settings),
+        tested=tested(sets, settings, fitted=any(n is not None and n["kind"] == "tail" for n in report.nulls.values())),
         untested=(*notes, *untested(sets, settings)),
         combined=combine(p_values, sets["generated"], fdr),
         membership=() if model is None else _attack(model, sets, seed, progress),

@@ -1,7 +1,8 @@
 """Planted controls: what this audit, on these very sets, finds of copies that are known to be there.
 
-Copies of training images, as they are or disguised, are put among held-out images at one in a hundred. One half of the
-held-out images gives the null, the other half are the negatives; never are both the same. Repeated on random halves.
+Copies of training images, as they are or disguised, are put among held-out images at one in a hundred, at least one.
+One half of the held-out images gives the null, the other half are the negatives; never are both the same. Repeated on
+random halves.
 """
 
 from collections.abc import Callable
@@ -81,19 +82,27 @@ def controls(
     matched = {kind: match(images) for kind, images in disguises(train[chosen], seed).items()}
     curves, null = _curves({kind: distance for kind, (_, distance) in matched.items()}, heldout, fdr, levels, seed)
     half = len(heldout) // 2
-    about = {"copies": len(chosen), "share": SHARE, "rounds": ROUNDS, "calibration": half}
+    negatives = len(heldout) - half
+    k = planted_among(negatives)
+    about = {"copies": len(chosen), "share": k / (k + negatives), "rounds": ROUNDS, "calibration": half}
+    size = 1 / (1 / len(chosen) + 1 / (ROUNDS * k))  # the copies, and how many of them the rounds looked at
     kinds = {}
     for kind, curve in curves.items():
         at = next(point for point in curve if point["fdr"] == fdr)
         named = group[matched[kind][0]] == group[chosen]
         kinds[kind] = {
             "recall": at["recall"],
-            "recall_ci": list(tm.wilson(at["recall"], len(chosen))),
+            "recall_ci": list(tm.wilson(at["recall"], size)),
             "fdr": at["false"],
             "source_named": float(named.double().mean()),
             "curve": curve,
         }
-    return {**about, "negatives": len(heldout) - half, "null": null, "chosen_fdr": fdr, "kinds": kinds}
+    return {**about, "negatives": negatives, "null": null, "chosen_fdr": fdr, "kinds": kinds}
+
+
+def planted_among(negatives: int) -> int:
+    """How many copies are put among so many images: at least one."""
+    return max(1, round(SHARE * negatives))
 
 
 def _curves(
@@ -110,7 +119,7 @@ def _curves(
     for _ in range(ROUNDS):
         order = torch.randperm(len(heldout), generator=generator)
         negatives = heldout[order[half:]]
-        k = max(1, round(SHARE * len(negatives)))
+        k = planted_among(len(negatives))
         null = tm.fit_null(heldout[order[:half]], len(negatives) + k, fdr)
         used.add(null.kind)
         p_negative = null.p(negatives)

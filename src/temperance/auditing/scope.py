@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from jaxtyping import Bool
 from torch import Tensor
 
 from temperance import metrics as tm
+from temperance.auditing.sets import overlapping
 from temperance.data import Images
 
 
@@ -13,20 +15,23 @@ def power(name: str, n: int, fdr: float, null: tm.Null | None, flagged: Tensor |
     if null is None or flagged is None:
         return []
     m = len(null.distance)
-    told = _fitted(name, n, fdr, null) if null.edge else _counted(name, n, m, fdr, null.ties, flagged)
-    return [*_overlap(name, null), *told]
+    return _fitted(name, n, fdr, null) if null.edge else _counted(name, n, m, fdr, null.ties, flagged)
 
 
-def _overlap(name: str, null: tm.Null) -> list[str]:
-    if null.identical == 0:
+def shared_images(shared: Bool[Tensor, " n"] | None) -> list[str]:
+    """What it means that held-out images are training images, in a sentence or two."""
+    if shared is None or not bool(shared.any()):
         return []
-    text = f"In {name}, {null.identical} held-out images are training images, pixel by pixel, as they are or mirrored"
-    if null.overlap:
-        return [f"{text}: the held-out set overlaps the training set, and identical copies cannot be flagged."]
+    text = f"{int(shared.sum())} held-out images are training images, pixel by pixel, as they are or mirrored"
+    if overlapping(shared):
+        return [
+            f"{text}: the held-out set overlaps the training set, identical copies cannot be flagged, and no figure"
+            " that is held against unseen images means anything."
+        ]
     return [
-        f"{text}. They are no unseen images and were left out of the null. If they are no slip of the split but the"
-        " source repeats images, a new image from it can repeat one too: such images may be flagged, and the rate does"
-        " not hold for them."
+        f"{text}. They are no unseen images and were left out. If they are no slip of the split but the source repeats"
+        " images, a new image from it can repeat one too: such images may be flagged, and the rate does not hold for"
+        " them."
     ]
 
 
@@ -60,8 +65,8 @@ def _counted(name: str, n: int, m: int, fdr: float, ties: int, flagged: Tensor) 
     return [text]
 
 
-def tested(sets: dict[str, Images], settings: dict[str, Any]) -> tuple[str, ...]:
-    """What was looked for, one sentence each."""
+def tested(sets: dict[str, Images], settings: dict[str, Any], *, fitted: bool) -> tuple[str, ...]:
+    """What was looked for, one sentence each. `fitted`: some p-values come from a fitted tail."""
     spaces = ", ".join(settings["encoders"])
     found = [
         f"Every generated image against every training image, exactly, as {spaces}.",
@@ -77,7 +82,7 @@ def tested(sets: dict[str, Images], settings: dict[str, Any]) -> tuple[str, ...]
         found.append(
             "Whether generated images are closer to the training set than unseen real ones: one p-value"
             f" per image, flagged so that at most {100 * settings['fdr']:g} % of the flags are expected to"
-            " be false."
+            f" be false{', as far as the fitted tail is right (below)' if fitted else ''}."
         )
     found.append(
         "Quality and variety of the whole set, on equally many images of each set (at most"

@@ -71,6 +71,22 @@ def in_train(sets: dict[str, Images], mirrored: bool) -> dict[str, Bool[Tensor, 
     return {key: torch.from_numpy(among(pixels, known, mirrored=mirrored)) for key, pixels in others.items()}
 
 
+def unseen(sets: dict[str, Images], same: dict[str, Bool[Tensor, " n"]]) -> dict[str, Images]:
+    """The sets without the held-out images that are training images; with them where they are more than half of all.
+
+    A careless split is repaired so. Where most are training images the sets overlap, and nothing is left to judge by.
+    """
+    shared = same.get("heldout")
+    if shared is None or not bool(shared.any()) or overlapping(shared):
+        return sets
+    return sets | {"heldout": sets["heldout"][(~shared).numpy()]}
+
+
+def overlapping(shared: Bool[Tensor, " n"]) -> bool:
+    """Whether most held-out images are training images."""
+    return 2 * int(shared.sum()) > len(shared)
+
+
 def label(images: Images, i: int) -> str | int:
     """The name of an image's file, or its number."""
     return i if images.names is None else images.names[i]

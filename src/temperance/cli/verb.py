@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -54,6 +55,9 @@ def one_line_errors(name: str) -> Iterator[None]:
         fail(name, error, 1)
     except (ValueError, OSError) as error:
         fail(name, error, 2)
+    except BrokenExecutor:
+        text = "a worker was killed, most likely for want of memory; what others finished is kept: just go on"
+        fail(name, RuntimeError(text), 2)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
             raise

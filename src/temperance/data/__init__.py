@@ -20,6 +20,7 @@ from temperance.data.images import (
     record_skipped,
     split,
     to_uint8,
+    unlike,
 )
 from temperance.data.loading import load
 from temperance.data.pixels import WHITE
@@ -42,4 +43,5 @@ __all__ = [
     "record_skipped",
     "split",
     "to_uint8",
+    "unlike",
 ]

@@ -129,6 +129,12 @@ def among(pixels: np.ndarray, known: Container[bytes], *, mirrored: bool) -> np.
     return np.asarray(np.any(np.array(hits, dtype=bool), axis=0))
 
 
+def unlike(images: Images, others: Images, *, mirrored: bool = False) -> Images:
+    """The images that equal none of `others`, pixel by pixel, as they are or also `mirrored`."""
+    keep = ~among(images.pixels, set(digests(others.pixels)), mirrored=mirrored)
+    return images if keep.all() else images[keep]
+
+
 def split(images: Images, sizes: Sequence[int], seed: int = 0) -> tuple[Images, ...]:
     """Shuffle and cut into disjoint parts of the given sizes; what is left over is not returned.
 

@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -140,10 +140,13 @@ def _stored(path: Path, key: str) -> Neighbors | None:
     """A finished table of the same data, mapped into memory."""
     if not path.exists():
         return None
-    with safe_open(path, framework="pt") as file:
-        if cast(dict, file.metadata() or {}).get("key") != key:
-            return None
-    tensors = load_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            if cast(dict, file.metadata() or {}).get("key") != key:
+                return None
+        tensors = load_file(path)
+    except SafetensorError:  # damaged: made again
+        return None
     return Neighbors(tensors["index"], tensors["distance"])
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temperance.distance import neighbors, squared
-from temperance.metrics.interval import Z, jackknife, share
+from temperance.metrics.interval import Z, jackknife, share, student
 from temperance.report import Measurement
 
 ROWS = 2048  # rows of a block where all pairs of two sets are visited: 32 MB of float64 distances
@@ -115,8 +115,8 @@ def kid(
     equal.
 
     Exact up to `block` rows; larger sets are shuffled, always in the same way, and cut into blocks whose estimates are
-    averaged (unbiased, linear cost). Interval: from the spread of the blocks, or a ten-fold jackknife if there is one.
-    Source: Binkowski et al. 2018 (arXiv 1801.01401), eq. 4.
+    averaged (unbiased, linear cost). Interval: from the spread of the blocks (Student's t), or a ten-fold jackknife if
+    there is one. Source: Binkowski et al. 2018 (arXiv 1801.01401), eq. 4.
 
     Raises:
         ValueError: if a set has fewer than 2 rows.
@@ -131,7 +131,7 @@ def kid(
     value = sum(values) / parts
     low = high = None
     if interval and parts > 1:
-        margin = Z * float(torch.tensor(values, dtype=torch.float64).std()) / math.sqrt(parts)
+        margin = student(parts - 1) * float(torch.tensor(values, dtype=torch.float64).std()) / math.sqrt(parts)
         low, high = value - margin, value + margin
     elif interval and len(x) >= 20:
         low, high = jackknife(lambda part: _mmd(part, reference), x, value)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy.special import stdtrit
 from torch import Tensor
 
 from temperance.report import Measurement
@@ -38,13 +39,24 @@ def share(hits: int, n: int) -> tuple[float, float, float]:
 def jackknife(
     statistic: Callable[[Tensor], float], x: Float[Tensor, "n f"], value: float, folds: int = 10
 ) -> tuple[float, float]:
-    """95 % interval around `value` from leaving out every tenth row in turn (Student's t, folds - 1
-    degrees).
-    """
-    fold = torch.arange(len(x)) % folds
+    """95 % interval around `value` from leaving out each of ten folds in turn (Student's t, folds - 1 degrees)."""
+    fold = fold_of(len(x), folds).to(x.device)
     left = torch.tensor([statistic(x[fold != i]) for i in range(folds)], dtype=torch.float64)
-    margin = 2.262 * float(left.std(correction=0)) * math.sqrt(folds - 1)
+    margin = student(folds - 1) * float(left.std(correction=0)) * math.sqrt(folds - 1)
     return value - margin, value + margin
+
+
+def fold_of(n: int, folds: int) -> Int[Tensor, " n"]:
+    """The fold of each of n rows: of equal sizes, drawn, always in the same way.
+
+    Not every tenth row: samples of a class-conditional model come in turns of its classes, and a fold would be one.
+    """
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0)) % folds
+
+
+def student(degrees: int) -> float:
+    """Half the width of a 95 % interval in standard errors that were estimated with so many degrees of freedom."""
+    return float(stdtrit(degrees, 0.975))
 
 
 def subsample(x: Float[Tensor, "n f"], n: int, seed: int = 0) -> Float[Tensor, "m f"]:

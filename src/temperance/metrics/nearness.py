@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temperance.distance import nearest
-from temperance.metrics.interval import wilson
+from temperance.metrics.interval import fold_of, wilson
 from temperance.report import Measurement
 
 FOLDS = 10  # of each reference, left out in turn for the interval
@@ -19,8 +19,8 @@ def dcr_share(
     0.5 is right, 1 copies. Both references must be of equal size, since of more rows one lies nearer. Source:
     distance to the closest record, Platzer & Reutterer 2021 (arXiv 2104.00635). Held-out images handed in as
     generated score 0: they lie on themselves. Interval: Wilson's, with the sample size that gives the variance over
-    generated rows plus that over the references (ten-fold
-    jackknife, conservative here): one reference row may be the nearest of many.
+    generated rows plus that over the references (ten-fold jackknife, conservative here): one reference row may be the
+    nearest of many.
 
     Raises:
         ValueError: if the references differ in size or shapes do not fit.
@@ -46,7 +46,8 @@ def dcr_share(
 
 def _per_fold(x: Tensor, reference: Tensor, folds: int) -> Float[Tensor, "n folds"]:
     """Distance of each row to the nearest reference row of every fold."""
-    return torch.cat([nearest(x, reference[i::folds], 1).distance for i in range(folds)], 1)
+    fold = fold_of(len(reference), folds).to(reference.device)
+    return torch.cat([nearest(x, reference[fold == i], 1).distance for i in range(folds)], 1)
 
 
 def _closer(a: Tensor, b: Tensor) -> float:

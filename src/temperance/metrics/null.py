@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from temperance.metrics.copying import p_values
@@ -22,7 +22,6 @@ REACH = 1000  # the fit is trusted to p-values this many times below 1 / (m + 1)
 class Null:
     """Distances of held-out images, and the tail fitted to the smallest of them (None: counting only).
 
-    `identical` held-out images are training images. They are not among the distances, unless the sets `overlap`.
     With y = log(edge / distance), P(Y > y) = (1 + shape y / scale)^(-1 / shape): a generalized Pareto tail. Its shape 0
     is a power law of distance, what a density on a smooth manifold gives; near twins in the data make it larger.
     """
@@ -32,8 +31,6 @@ class Null:
     scale: float = 1.0
     shape: float = 0.0
     share: float = 0.0
-    identical: int = 0
-    overlap: bool = False
 
     @property
     def kind(self) -> str:
@@ -67,38 +64,32 @@ class Null:
     def describe(self) -> dict[str, Any]:
         """What a report states about it."""
         found: dict[str, Any] = {"kind": self.kind, "heldout": len(self.distance), "least_p": self.least}
-        found["identical_heldout"] = self.identical
         if self.edge is not None:
             found |= {"edge": self.edge, "scale": self.scale, "shape": self.shape, "share": self.share}
         return found
 
 
-def fit_null(heldout: Float[Tensor, " m"], n: int, fdr: float, same: Bool[Tensor, " m"] | None = None) -> Null:
+def fit_null(heldout: Float[Tensor, " m"], n: int, fdr: float) -> Null:
     """The null for judging `n` images at a false discovery rate.
 
     Args:
-        heldout: distances of the held-out images.
+        heldout: distances of the held-out images; none of them should be a training image.
         n: number of images to judge.
         fdr: the rate.
-        same: which held-out images are training images; none by default. They are not unseen: they are left out,
-            unless they are more than half of all (then the sets overlap, and nothing can be flagged). A distance of 0
-            alone does not tell: a coarse feature space puts different images in one place.
 
     Counting is used where it can reject a single one of the n images, 1 / (m + 1) <= fdr / n, where fewer than 50
     held-out images leave too few for a tail of 10, where some lie at distance 0, so that nothing can be closer, and
     where most of the tail shares its distances with others: a coarse space has no tail that goes on smoothly.
 
-    Source of the fit: L-moments of the excesses (Hosking & Wallis 1987), shape at least 0.
+    Source of the fit: L-moments of the k excesses (Hosking & Wallis 1987). A shape below 1/k is raised to it: where the
+    true shape is 0, the excess of a new image over the mean of k others is Pareto of shape 1/k, so that its p-value
+    is right with the scale unknown. A scale that is plugged in as if it were known flags images that copy nothing.
     """
-    identical = 0 if same is None else int(same.sum())
-    overlap = 2 * identical > len(heldout)
-    kept = heldout if same is None or overlap else heldout[~same]
-    counting = Null(kept, identical=identical, overlap=overlap)
-    m = len(kept)
-    if 1 / (m + 1) <= fdr / max(1, n) or m < LEAST / TAIL / 2 or overlap or counting.ties:
+    counting, m = Null(heldout), len(heldout)
+    if 1 / (m + 1) <= fdr / max(1, n) or m < LEAST / TAIL / 2 or counting.ties:
         return counting
     k = min(MOST, max(LEAST, int(TAIL * m)))
-    order = kept.double().sort().values
+    order = heldout.double().sort().values
     if 2 * len(order[:k].unique()) < k:
         return counting
     edge = float(order[k])
@@ -106,4 +97,4 @@ def fit_null(heldout: Float[Tensor, " m"], n: int, fdr: float, same: Bool[Tensor
     first = float(y.mean())
     second = 2 * float((y * torch.arange(k).double() / (k - 1)).mean()) - first
     shape = 0.0 if second <= 0 else min(0.9, max(0.0, 2 - first / second))
-    return Null(kept, edge, first * (1 - shape), shape, (k + 1) / (m + 1), identical)
+    return Null(heldout, edge, first * (1 - shape), max(shape, 1 / k), (k + 1) / (m + 1))

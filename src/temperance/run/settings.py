@@ -38,7 +38,7 @@ def settings_from(
     """
     merged = dict(defaults)
     if config is not None:
-        merged |= {k: v for k, v in read_config(config).items() if k not in ABOUT_DATA}
+        merged |= {k: _number(v) for k, v in read_config(config).items() if k not in ABOUT_DATA}
     merged |= {name: defaults[name] for name in typed}
     for text in assignments:
         key, found, value = text.partition("=")

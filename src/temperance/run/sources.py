@@ -11,14 +11,14 @@ from temperance import hub
 from temperance.autoguidance import Autoguided
 from temperance.data import Images
 from temperance.engine import EmpiricalDenoiser
-from temperance.features import Classifier, by_name
+from temperance.features import Classifier, Pixels, by_name
 from temperance.guard import Guard
 from temperance.hub import Model
 from temperance.recipe import closed_form
 from temperance.run.earlier import nearest
 from temperance.schedule import edm_for
 
-SHIFT = 2  # pixels by which copies may have moved
+SHIFT, LEFT = 2, 4  # pixels by which copies may have moved, and what must be left of an image of either side
 RATE = 0.01  # share of new real images that a calibrated guard may refuse
 
 
@@ -93,7 +93,10 @@ def open_guard(
                 raise ValueError(f"--{name} is for a guard made from images: give --guard TRAIN")
         return None if index is None else Guard.load(index, None if encoder is None else by_name(encoder))
     space = by_name("pixels" if encoder is None else encoder)
-    shift = 0 if isinstance(space, Classifier) else SHIFT  # a classifier sees no parts of images
+    if index is not None and isinstance(space, Pixels):
+        raise ValueError("--guard-index keeps features, and pixels would be the images: give --guard-encoder")
+    room = (min(train.pixels.shape[1:3]) - LEFT) // 2
+    shift = 0 if isinstance(space, Classifier) else max(0, min(SHIFT, room))  # a classifier sees no parts of images
     if heldout is None:
         for name, given in (("guard-index", index), ("guard-rate", rate)):
             if given is not None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from temperance import hub
 from temperance.atomic import read_json, write_json, write_text
-from temperance.data import Images
+from temperance.data import Images, unlike
 from temperance.recipe import fit, mirrored, prepare
 from temperance.run.earlier import keep, nearest
 from temperance.run.monitor import Monitor
@@ -66,11 +66,12 @@ def train_run(
         )
     main, world = rank() == 0, int(os.environ.get("WORLD_SIZE", "1"))
     rows = mirrored(points) if recipe.flips else points
-    monitor = Monitor(rows, None if heldout is None else _like(heldout, points), settings, out)
+    unseen = None if heldout is None else _unseen(heldout, images, recipe.flips)
+    monitor = Monitor(rows, unseen, settings, out)
 
     def begin() -> None:
-        unseen = None if heldout is None else heldout.source
-        _begin(out, {"data": images.source, "heldout": unseen, **(shaped or {})}, merged, images, world)
+        apart = None if heldout is None else heldout.source
+        _begin(out, {"data": images.source, "heldout": apart, **(shaped or {})}, merged, images, world)
         if progress:
             print(f"world size {world}", file=sys.stderr)
 
@@ -138,14 +139,18 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _like(heldout: Images, points: Tensor) -> Tensor:
-    """Held-out images that can be held against the training images."""
-    found = heldout.tensor()
-    if found.shape[1:] != points.shape[1:]:
-        raise ValueError(
-            f"--heldout images are {tuple(found.shape[1:])}, training images {tuple(points.shape[1:])}; set --size"
-        )
-    return found
+def _unseen(heldout: Images, images: Images, flips: bool) -> Tensor:
+    """Held-out images that can be held against the training images, without those that are training images."""
+    if heldout.pixels.shape[1:] != images.pixels.shape[1:]:
+        shapes = ("x".join(map(str, of.pixels.shape[1:])) for of in (heldout, images))
+        raise ValueError("--heldout images are {}, training images {}; set --size or --channels".format(*shapes))
+    found = unlike(heldout, images, mirrored=flips)
+    if not len(found):
+        raise ValueError(f"--heldout {heldout.source}: all of it are training images; give images that are not")
+    if len(found) < len(heldout) and rank() == 0:
+        told = f"{len(heldout) - len(found)} of {len(heldout)} held-out images are training images and are left out"
+        print(told, file=sys.stderr)
+    return found.tensor()
 
 
 def _at(step: int, model: hub.Model) -> hub.Model:

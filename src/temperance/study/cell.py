@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from temperance.autoguidance import Autoguided
-from temperance.data import Images, load, split
+from temperance.data import Images, load, split, unlike
 from temperance.hub import Model
 from temperance.recipe import Prepared, Recipe, closed_form, fit, prepare
 from temperance.sample import Sampler, adaptive, heun
@@ -23,7 +23,7 @@ from temperance.schedule import edm_for
 from temperance.scorecard import Yardstick, yardstick
 from temperance.study.methods import METHODS, Method, add_dropout, trained_as
 from temperance.train import Settings
-from temperance.trial import Sets, check_sets, draw, draw_sets, encoder_from, judge, unlike
+from temperance.trial import Sets, check_sets, draw, draw_sets, encoder_from, judge
 
 VERSION = 1  # raised when the meaning of a kept cell changes
 
