@@ -2,8 +2,7 @@
 
     python -m benchmarks.pictures        writes docs/samples.png: the demo's first split, some minutes
 
-The samples are the first ones, not chosen; a frame marks those that count as copies, and each title says the share of
-them among all.
+The samples are the first ones, not chosen. A frame marks those that count as copies; a title says how many of all do.
 """
 
 import matplotlib.pyplot as plt
@@ -31,11 +30,11 @@ def main() -> None:
     plan = Plan()
     points = draw_sets(plan.data, plan.n_train, plan.n_heldout, plan.seeds[0])[0].tensor()
     figure = plt.figure(figsize=(9, 2.9), dpi=150, layout="constrained")
-    for part, (name, title) in zip(figure.subfigures(len(DRAWN)), DRAWN.items()):
+    for part, (name, title) in zip(figure.subfigures(len(DRAWN), squeeze=False).ravel(), DRAWN.items()):
         x = samples(plan, name, points)
         near = nearest(x.flatten(1), points.flatten(1), 2)
         copied = near.distance[:, 0] < COPY * near.distance[:, 1]
-        part.suptitle(f"{title}: {float(copied.float().mean()):.0%} of {len(x)} samples are copies", fontsize=9)
+        part.suptitle(f"{title}: {int(copied.sum())} of {len(x)} samples are copies", fontsize=9)
         axes = part.subplots(2, SHOWN)
         for row, images in zip(axes, (x, points[near.index[:, 0]])):
             for ax, image, framed in zip(row, to_uint8(images[:SHOWN]), copied):

@@ -219,6 +219,26 @@ def test_own_folder_end_to_end(tmp_path: Path, photos: Path) -> None:
     assert json.loads((tmp_path / "a" / "report.json").read_text())["encoders"]["pixels"]["copy_auc"] is None
 
 
+def test_two_reports_are_compared_without_a_connection(tmp_path: Path) -> None:
+    for name, generated in (("a", "digits[:30]"), ("b", "digits[60:90]")):
+        run(
+            "audit",
+            "digits[:60]",
+            generated,
+            "--heldout",
+            "digits[90:140]",
+            "--out",
+            tmp_path / name,
+            "--offline",
+            "--quiet",
+        )
+    found = json.loads(run("audit", tmp_path / "a", tmp_path / "b", "--compare", "--out", tmp_path, "--json").stdout)
+    assert found == json.loads((tmp_path / "compare.json").read_text())
+    copied = found["encoders"]["pixels"]["memorized_fraction"]
+    assert (copied["a"], copied["b"], copied["difference"]) == (1, 0, -1)
+    assert "Side by side" in (tmp_path / "compare.html").read_text()
+
+
 def test_help_is_quick_and_import_is_light() -> None:
     heavy = ["diffusers", "accelerate", "transformers", "matplotlib", "jinja2", "torch"]
     code = f"import sys, temperance, temperance.cli; print([m for m in {heavy!r} if m in sys.modules])"

@@ -49,7 +49,7 @@ def test_effective_sample_size_of_known_weights():
 
 def test_mean_effective_sample_size_goes_from_one_to_n():
     points = digits()
-    sizes = [mean_effective_sample_size(points, s) for s in (1e-3, 0.8, 1.5, 1e4)]
+    sizes = mean_effective_sample_size(points, (1e-3, 0.8, 1.5, 1e4))
     assert sizes == sorted(sizes)
     assert sizes[0] == pytest.approx(1, abs=1e-6)
     assert sizes[-1] == pytest.approx(100, rel=1e-4)
@@ -59,7 +59,8 @@ def test_mean_effective_sample_size_goes_from_one_to_n():
 def test_collapse_sigma_is_bracketed(scale):
     points = scale * digits()
     sigma = collapse_sigma(points)
-    assert mean_effective_sample_size(points, 0.97 * sigma) < 1.5 < mean_effective_sample_size(points, 1.03 * sigma)
+    below, above = mean_effective_sample_size(points, (0.97 * sigma, 1.03 * sigma))
+    assert below < 1.5 < above
     assert sigma == pytest.approx(scale * collapse_sigma(digits()), rel=0.02)
     assert collapse_sigma(points, size=3.0) > sigma
 

@@ -217,11 +217,6 @@ def test_temperature_target_is_the_mean_of_the_softened_neighborhood(name, stren
         torch.testing.assert_close(target.denoised[row].flatten().double(), weights @ flat[group], atol=1e-5, rtol=1e-5)
 
 
-def test_a_temperature_of_one_never_changes_who_is_pulled_at_high_noise():
-    objective = TemperatureSmoothed(Edm(), POINTS, TABLE, 1e-9)
-    assert same(objective(POINTS[INDEX], INDEX, generator()), make("conditional")(POINTS[INDEX], INDEX, generator()))
-
-
 def test_a_vanishing_width_is_the_plain_target():
     tiny = TangentSmoothed(Edm(), POINTS, TABLE, 0.0)(POINTS[INDEX], INDEX, generator())
     torch.testing.assert_close(tiny.denoised, POINTS[INDEX])

@@ -208,8 +208,7 @@ def test_a_constraint_that_changes_the_shape_is_refused():
         projected(sheet, lambda x: x[:, :3])(torch.zeros(2, D), torch.ones(2))
 
 
-@every
-def test_a_sampler_that_stops_early_is_told_on(name):
+def test_a_sampler_that_stops_early_is_told_on():
     def lazy(denoiser, x, sigmas, noise):
         yield x / 2
 

@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from tqdm import tqdm
 
 from temperance.data import Images
@@ -16,6 +15,7 @@ from temperance.diagnostics import (
     Width,
     collapse_sigma,
     expansion_factor,
+    mean_effective_sample_size,
     suggest_h,
     suggest_k,
     suggest_temperature,
@@ -24,7 +24,7 @@ from temperance.distance import distinct
 from temperance.engine import EmpiricalDenoiser, neighbor_table
 from temperance.metrics import proximity
 from temperance.report import Facts, Figures, Notes, Page, Tile, curves, histogram, write_json, write_page
-from temperance.schedule import edm_for
+from temperance.schedule import edm_for, levels
 
 LEVELS = 16  # noise levels of the curve
 DRAWS = 128  # noisy images a level
@@ -59,7 +59,8 @@ def analyze(
     k = suggest_k(len(once)) if k is None else k
     table = done(neighbor_table(flat, k))
     sigma = done(collapse_sigma(flat, seed=seed))
-    sizes = done(_curve(once, schedule.grid(LEVELS), seed))
+    grid = levels(schedule, LEVELS).tolist()
+    sizes = done(mean_effective_sample_size(once, grid, draws=DRAWS, seed=seed))
     width, cut = done(suggest_h(flat, table)), done(suggest_h(flat, table, span=PIXELS))
     strength = done(suggest_temperature(flat, table, sigma))
     bar.close()
@@ -71,7 +72,7 @@ def analyze(
         "shape": list(points.shape[1:]),
         "sha256": images.fingerprint,
         "duplicates": len(images) - len(once),
-        "effective_sample_size": sizes,
+        "effective_sample_size": [{"sigma": s, "effective_sample_size": size} for s, size in zip(grid, sizes)],
         "sigma_collapse": sigma,
         "expansion_factor": {"sigma": sigma / 4, "median": float(expansion.median())},
         "nearest_distance_median": float(table.distance[:, 0].median()),
@@ -91,19 +92,6 @@ def analyze(
     distance = None if unseen is None else unseen.distance.numpy()
     write_page(_page(images, found, (width, cut), table.distance[:, 0], distance), out / "report.html")
     return found
-
-
-def _curve(points: Tensor, sigmas: Tensor, seed: int) -> list[dict[str, float]]:
-    """Mean effective sample size of the empirical posterior at each noise level."""
-    denoiser = EmpiricalDenoiser(points)
-    generator = Generator().manual_seed(seed)
-    chosen = points[torch.randint(len(points), (DRAWS,), generator=generator)]
-    noise = torch.randn(chosen.shape, generator=generator)
-    rows = []
-    for sigma in sigmas.tolist():
-        _, stats = denoiser.evaluate(chosen + sigma * noise, torch.full((DRAWS,), sigma))
-        rows.append({"sigma": sigma, "effective_sample_size": float(stats.effective_sample_size.mean())})
-    return rows
 
 
 def _page(images: Images, found: dict[str, Any], widths: tuple[Width, Width], own: Tensor, unseen: Any) -> Page:

@@ -18,17 +18,15 @@ from temperance.denoiser import Denoiser
 from temperance.distance import nearest
 from temperance.hub import Model
 from temperance.metrics import Proximity
-from temperance.recipe import Recipe, closed_form, fit, prepare
+from temperance.recipe import CLOSED_FORMS, OBJECTIVES, Recipe, closed_form, fit, prepare
 from temperance.report import Distances, Neighbor, Pair, Series, comparison, write_json, write_page
-from temperance.sample import adaptive, heun
+from temperance.sample import SAMPLERS, heun, usual
 from temperance.schedule import Schedule, edm_for
 from temperance.scorecard import Yardstick, score, yardstick
 from temperance.train import Settings
 from temperance.trial import check_sets, draw, draw_sets, judge
 from temperance.workers import spread
 
-TRAINED = ("conditional", "unconditional", "temperature", "tangent")
-CLOSED = ("empirical", "temperature", "tangent")
 ACCEPTED = 0.05  # early stopping: the memorized fraction that is still accepted on a draw of its own
 SHOWN = 12  # closest pairs kept for each gallery
 VALIDATION = 1_000_000  # sample indices from here on decide when to stop, and are not reported
@@ -72,9 +70,10 @@ def demo(plan: Plan, out: Path, *, progress: bool = True) -> list[dict[str, Any]
     """
     check_sets(plan.data, plan.n_train, plan.n_heldout, size=plan.size)  # before anything is written or started
     out.mkdir(parents=True, exist_ok=True)
-    jobs = [(plan, seed, name) for seed in plan.seeds for name in (*TRAINED, *(f"closed-form-{c}" for c in CLOSED))]
+    names = (*OBJECTIVES, *(f"closed-form-{name}" for name in CLOSED_FORMS))
+    jobs = [(plan, seed, name) for seed in plan.seeds for name in names]
     began = time.perf_counter()
-    total = sum(plan.steps if name in TRAINED else 0 for plan, _, name in jobs)
+    total = sum(plan.steps if name in OBJECTIVES else 0 for plan, _, name in jobs)
     found = spread(job, jobs, total=total, unit="step", label="demo", progress=progress)
     results = [result for results in found for result in results]
     order = {name: i for i, name in enumerate(_order())}
@@ -118,15 +117,15 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def _order() -> tuple[str, ...]:
-    trained = ("conditional", "conditional-early-stopped", "unconditional", "temperature", "tangent")
-    return (*trained, *(f"closed-form-{name}" for name in CLOSED))
+    plain, *others = OBJECTIVES
+    return (plain, f"{plain}-early-stopped", *others, *(f"closed-form-{name}" for name in CLOSED_FORMS))
 
 
 def job(plan: Plan, seed: int, name: str, tick: Callable[[int], None] = lambda n: None) -> list[Result]:
     """One method on one split, in a process of its own."""
     train, heldout, encoder = draw_sets(plan.data, plan.n_train, plan.n_heldout, seed, size=plan.size)
     against = yardstick(train.tensor(), heldout.tensor(), encoder)
-    if name in TRAINED:
+    if name in OBJECTIVES:
         return _trained(plan, seed, name, against, tick)
     return [_closed_form(plan, seed, name.removeprefix("closed-form-"), against)]
 
@@ -178,13 +177,13 @@ def _closed_form(plan: Plan, seed: int, name: str, against: Yardstick) -> Result
 def _finish(
     plan: Plan, method: str, denoiser: Denoiser, schedule: Schedule, against: Yardstick, facts: dict[str, Any]
 ) -> Result:
-    sampler = adaptive if method == "unconditional" else heun
+    name = usual(told=method != "unconditional")
     began = time.perf_counter()
     index = range(plan.n_samples)
-    drawn = draw(denoiser, schedule, sampler, against.train.shape[1:], facts["seed"], index, grid=plan.grid)
+    drawn = draw(denoiser, schedule, SAMPLERS[name], against.train.shape[1:], facts["seed"], index, grid=plan.grid)
     seconds = time.perf_counter() - began
     measured, near = judge(drawn, schedule, against)
-    row = {"method": method, "sampler": sampler.__name__, **facts, **measured, "sample_seconds": seconds}
+    row = {"method": method, "sampler": name, **facts, **measured, "sample_seconds": seconds}
     null = (against.null.distance.numpy(), against.null.ratio.numpy())
     return Result(row, near.distance.numpy(), near.ratio.numpy(), _pairs(drawn.x.clamp(-1, 1), near, against), null)
 

@@ -28,13 +28,17 @@ def dominance(posterior: Posterior) -> Float[Tensor, " batch"]:
     return posterior.weights.amax(1)
 
 
-def mean_effective_sample_size(points: Float[Tensor, "n d"], sigma: float, *, draws: int = 256, seed: int = 0) -> float:
+def mean_effective_sample_size(
+    points: Float[Tensor, "n d"], sigmas: Sequence[float], *, draws: int = 256, seed: int = 0
+) -> list[float]:
     """Effective sample size of the empirical posterior of the distinct points, averaged over x = mu + sigma eps.
 
-    Copies of a point are one point: an image that is there twice can own the score alone.
-    Cost: 4 * draws * n * d flops at most, streamed by the engine; no copy of the points.
+    One figure for each noise level, all from the same draws. Copies of a point are one point: an image that is there
+    twice can own the score alone. Cost: 4 * draws * n * d flops a level at most, streamed by the engine; no copy of
+    the points.
     """
-    return _Crowd(points, draws, seed).size(sigma)
+    crowd = _Crowd(points, draws, seed)
+    return [crowd.size(sigma) for sigma in sigmas]
 
 
 class _Crowd:

@@ -5,6 +5,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+NEEDED = ("temperance", "torch", "diffusers", "accelerate", "safetensors", "scikit-learn")
 OPTIONAL = {
     "efficientnet_lite_pytorch": ("encoder efficientnet", "pip install -e '.[encoders]'"),
     "transformers": ("encoder transformers:FOLDER", "pip install -e '.[transformers]'"),
@@ -20,8 +21,8 @@ def examine() -> dict[str, Any]:
     import torch
 
     lines = [_line(True, "python", platform.python_version())]
-    for package in ("temperance", "torch", "diffusers", "accelerate", "safetensors", "scikit-learn"):
-        lines.append(_installed(package))
+    lines += [_installed(package) for package in NEEDED]
+    needed = len(lines)
     lines.append(_line(True, "processors", f"{torch.get_num_threads()} threads"))
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     lines.append(_line(bool(cuda), "cuda", ", ".join(cuda) or "no device; everything runs on the processor"))
@@ -29,7 +30,7 @@ def examine() -> dict[str, Any]:
         found = importlib.util.find_spec(module) is not None
         lines.append(_line(found, what, "found" if found else f"missing: {remedy}"))
     lines += [_placed(name, spec) for name, spec in PLACED.items()]
-    return {"lines": lines, "ok": all(line["ok"] for line in lines[:7])}
+    return {"lines": lines, "ok": all(line["ok"] for line in lines[:needed])}
 
 
 def _installed(package: str) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from temperance.atomic import read_json
+from temperance.denoiser import elsewhere
 from temperance.hub import ABOUT, Unet, described
 from temperance.network import Blind, Preconditioned
-from temperance.sample import SAMPLERS, Noise, Project, integrate, walk
+from temperance.sample import SAMPLERS, Noise, Project, integrate, usual, walk
 from temperance.sample.ancestral import reverse_step
 from temperance.schedule import levels
 
@@ -143,7 +144,7 @@ class TemperancePipeline(DiffusionPipeline):
         kept = {key: about[key] for key in ("denoiser", "schedule")}
         unet = UNet2DModel.from_pretrained(folder / "unet", local_files_only=True)
         assert isinstance(unet, UNet2DModel)
-        chosen = sampler or ("heun" if about["denoiser"]["told"] else "adaptive")
+        chosen = sampler or usual(told=about["denoiser"]["told"])
         return TemperancePipeline(unet, TemperanceScheduler(kept, chosen))
 
     @torch.no_grad()
@@ -173,11 +174,7 @@ class TemperancePipeline(DiffusionPipeline):
         unet = Unet(self.unet, told=self.scheduler.config["about"]["denoiser"]["told"])
         denoiser, schedule = described(self.scheduler.config["about"], unet)
         denoiser.eval()
-        device = self._execution_device
-
-        def call(x: Tensor, sigma: Tensor | None) -> Tensor:
-            return denoiser(x.to(device), None if sigma is None else sigma.to(device)).cpu()
-
+        call = elsewhere(denoiser, self._execution_device)
         sampler, sigmas, limit = walk(name, schedule, num_inference_steps)
         size = self.unet.config["sample_size"]
         shape = (self.unet.config["in_channels"], *((size, size) if isinstance(size, int) else size))

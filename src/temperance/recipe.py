@@ -141,21 +141,19 @@ def prepare(
         raise ValueError("class_conditional needs labels; give class folders, a .npz with labels, or a labeled set")
     known = labels if recipe.class_conditional else None
     shape = (points.shape[1], points.shape[2], points.shape[3])
-    start = _start(recipe, shape, classes if recipe.class_conditional else 0)
+    count = classes if recipe.class_conditional else 0
+    start = _start(recipe, shape, count)
     kind = ("unet" if min(shape[1:]) >= 12 else "mlp") if recipe.network == "auto" else recipe.network
     if start is not None:
         schedule, denoiser, predicts = start
-        told = not isinstance(denoiser, Blind)
         process = type(schedule).__name__.lower()
     else:
         schedule, process, told = _schedule(recipe, points), recipe.process, recipe.objective != "unconditional"
         predicts = PROCESSES[process] if recipe.prediction == "auto" else recipe.prediction
         unit = 1.0 if predicts == "preconditioned" or not isinstance(schedule, Vp | Flow) else TIME_UNITS
-        count = classes if recipe.class_conditional else 0
         network = new_network(kind, shape, told=told, seed=seed, classes=count, unit=unit)
         denoiser = new_denoiser(network, points, told=told, schedule=schedule, predicts=predicts)
-        told = not isinstance(denoiser, Blind)
-    objective, chosen = _objective(recipe, schedule, points, known, told=told)
+    objective, chosen = _objective(recipe, schedule, points, known, told=not isinstance(denoiser, Blind))
     if recipe.augment:
         denoiser.network.hear(CHANGES)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
         objective = Augmented(objective, recipe.augment)

@@ -12,7 +12,7 @@ from temperance.denoiser import Denoiser, elsewhere
 from temperance.features import Encoder, Pixels, efficientnet, train_classifier
 from temperance.metrics import Proximity
 from temperance.sample import Noise, NotConverged, Sampler, Samples, integrate
-from temperance.schedule import Schedule
+from temperance.schedule import Schedule, levels
 from temperance.scorecard import Yardstick, score
 
 ENOUGH = 500  # labeled images that are worth training an encoder on
@@ -86,7 +86,7 @@ def draw(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConverged)
-        return integrate(sampler, elsewhere(denoiser, device), shape, schedule.grid(grid), Noise(seed, index))
+        return integrate(sampler, elsewhere(denoiser, device), shape, levels(schedule, grid), Noise(seed, index))
 
 
 def judge(drawn: Samples, schedule: Schedule, against: Yardstick) -> tuple[dict[str, Any], Proximity]:
@@ -97,7 +97,7 @@ def judge(drawn: Samples, schedule: Schedule, against: Yardstick) -> tuple[dict[
         "n_train": len(against.train),
         **measured,
         "final_sigma": float(drawn.final_sigma.mean()),
-        "sigma_min": float(schedule.grid(2)[-1]),
+        "sigma_min": float(levels(schedule, 2)[-1]),
         "converged": float(drawn.converged.float().mean()),
     }
     return row, near

@@ -97,7 +97,8 @@ def audit(
         del search  # its tables make room for the features of whole sets
         report.measurements[name] = copied | fidelity(rows, quality_limit, seed)
         report.flags[name] = None if flagged is None else int(flagged.sum())
-        report.nulls[name] = None if null is None else null.describe() | {"identical_heldout": int(shared.sum())}
+        alike = 0 if shared is None else int(shared.sum())
+        report.nulls[name] = None if null is None else null.describe() | {"identical_heldout": alike}
         report.classes[name] = by_class(sets["train"], near.generated, near.heldout, flagged)
         # In a coarse space different images lie at no distance from each other.
         certain = same["generated"] | ((near.match.distance == 0) & isinstance(encoder, Pixels))

@@ -37,12 +37,10 @@ class Table:
 
     def _mean(self) -> Tensor:
         total = torch.zeros(self.d, dtype=torch.float64, device=self.points.device)
-        bad = 0
-        for _, part in self.raw():
+        for start, part in self.raw():
             total += part.sum(0, dtype=torch.float64)
-            bad += 0 if bool(total.isfinite().all()) else int((~part.isfinite()).sum())
-            if bad:
-                raise ValueError(f"points holds {bad} non-finite values in the rows up to {_ + len(part)}")
+            if not bool(total.isfinite().all()) and (bad := int((~part.isfinite()).sum())):
+                raise ValueError(f"points holds {bad} non-finite values in the rows up to {start + len(part)}")
         return total / self.n
 
     def raw(self) -> Iterator[tuple[int, Tensor]]:

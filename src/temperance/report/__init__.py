@@ -5,6 +5,7 @@ A page is a title and a tuple of blocks (`Table`, `Figures`, `Gallery`, `Notes`,
 """
 
 from temperance.report.audit_page import audit_page
+from temperance.report.audit_tables import MEASURES
 from temperance.report.blocks import (
     COPY_RATIO,
     Block,
@@ -34,6 +35,7 @@ from temperance.report.render import card, facts, gallery, html, write_json, wri
 
 __all__ = [
     "COPY_RATIO",
+    "MEASURES",
     "Block",
     "Card",
     "Cell",

@@ -8,7 +8,8 @@ deterministic: ids are salted with the figure's name and no date is written.
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -60,24 +61,21 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def _axes(name: str, size: tuple[float, float]) -> tuple[Any, Any, Any]:
-    """A context that holds the style, and a figure with one axes. Needs no display and no global state."""
+@contextmanager
+def _axes(name: str, size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
+    """A figure with one axes, in the style of the page, which holds until the end. Needs no display."""
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
-    context = matplotlib.rc_context({**_STYLE, "svg.hashsalt": name})
-    context.__enter__()
-    canvas = Canvas(figsize=size, layout="constrained")
-    return context, canvas, canvas.add_subplot()
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        canvas = Canvas(figsize=size, layout="constrained")
+        yield canvas, canvas.add_subplot()
 
 
-def _svg(context: Any, canvas: Any, name: str) -> str:
+def _svg(canvas: Any, name: str) -> str:
     """The drawing without XML header, fixed size, fonts or shared ids."""
     buffer = io.StringIO()
-    try:
-        canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    finally:
-        context.__exit__(None, None, None)
+    canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1))
@@ -129,40 +127,52 @@ def frontier(
         floor: height of a dashed line (the training images against unseen ones).
         null: place of a dotted upright line (real data's own x).
     """
-    context, canvas, ax = _axes(name, (7.6, 4.3))
-    high = max([p[2] for p in points] + [floor or 0]) or 1.0
-    wide = max([p[1] for p in points] + [null or 0, 0.05])
-    ax.set(xlim=(-0.02 * wide, 1.12 * wide), ylim=(0, 1.15 * high), xlabel=xlabel, ylabel=ylabel)
-    taken: list[tuple[float, float, float, float]] = []
-    if floor is not None:
-        taken.append((0.0, 265 * floor / (1.15 * high) - 3, 500.0, 265 * floor / (1.15 * high) + 3))
-        taken.append((350.0, 265 * floor / (1.15 * high), 500.0, 265 * floor / (1.15 * high) + 16))
-    if null is not None:
-        left = 500 * (null / wide + 0.02) / 1.14
-        taken.append((left, 250.0, left + 105, 265.0))
-    for _, x, y, _, series in points:
-        s = series % len(SERIES)
-        ax.plot(x, y, MARKERS[s], color=SERIES[s], ms=10, mec=PAPER, mew=1, clip_on=False, zorder=3)
-        taken.append(_box(480 * x / (1.14 * wide), 265 * y / (1.15 * high), 0, 0, 14.0, 14.0))
-    for label, x, y, small, _ in points:
-        at = 480 * x / (1.14 * wide), 265 * y / (1.15 * high)
-        width = 5.6 * max(len(label), len(small))
-        place = min(_PLACES, key=lambda p: _overlap(_box(*at, *p, width, 26.0), taken))
-        taken.append(_box(*at, *place, width, 26.0))
-        side = (place[1] > 0) - (place[1] < 0)
-        ha, va = (("right", "center", "left")[place[0] + 1], ("top", "center", "bottom")[side + 1])
-        ax.annotate(
-            f"{label}\n{small}",
-            (x, y),
-            (10 * place[0], 8 * place[1]),
-            textcoords="offset points",
-            arrowprops={"arrowstyle": "-", "lw": 0.6, "color": INK} if abs(place[1]) > 1 else None,
-            ha=ha,
-            va=va,
-            fontsize=9,
-            linespacing=1.25,
-            zorder=4,
-        )
+    with _axes(name, (7.6, 4.3)) as (canvas, ax):
+        high = max([p[2] for p in points] + [floor or 0]) or 1.0
+        wide = max([p[1] for p in points] + [null or 0, 0.05])
+        ax.set(xlim=(-0.02 * wide, 1.12 * wide), ylim=(0, 1.15 * high), xlabel=xlabel, ylabel=ylabel)
+
+        def at(x: float, y: float) -> tuple[float, float]:
+            """A place in points, about: constrained layout settles it when the drawing is made."""
+            return 500 * (x / wide + 0.02) / 1.14, 265 * y / (1.15 * high)
+
+        taken: list[tuple[float, float, float, float]] = []
+        if floor is not None:
+            _, line = at(0.0, floor)
+            taken += [(0.0, line - 3, 500.0, line + 3), (350.0, line, 500.0, line + 16)]
+        if null is not None:
+            left, _ = at(null, 0.0)
+            taken.append((left, 250.0, left + 105, 265.0))
+        for _, x, y, _, series in points:
+            s = series % len(SERIES)
+            ax.plot(x, y, MARKERS[s], color=SERIES[s], ms=10, mec=PAPER, mew=1, clip_on=False, zorder=3)
+            taken.append(_box(*at(x, y), 0, 0, 14.0, 14.0))
+        for label, x, y, small, _ in points:
+            width = 5.6 * max(len(label), len(small))
+            place = min(_PLACES, key=lambda p: _overlap(_box(*at(x, y), *p, width, 26.0), taken))
+            taken.append(_box(*at(x, y), *place, width, 26.0))
+            side = (place[1] > 0) - (place[1] < 0)
+            ha, va = (("right", "center", "left")[place[0] + 1], ("top", "center", "bottom")[side + 1])
+            ax.annotate(
+                f"{label}\n{small}",
+                (x, y),
+                (10 * place[0], 8 * place[1]),
+                textcoords="offset points",
+                arrowprops={"arrowstyle": "-", "lw": 0.6, "color": INK} if abs(place[1]) > 1 else None,
+                ha=ha,
+                va=va,
+                fontsize=9,
+                linespacing=1.25,
+                zorder=4,
+            )
+        _real_data(ax, floor, null)
+        ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
+        alt = "; ".join(f"{p[0]}: {xlabel.lower()} {100 * p[1]:.1f} %, {ylabel.lower()} {p[2]:.3g}" for p in points)
+        return Figure(_svg(canvas, name), f"Scatter plot. {alt}.")
+
+
+def _real_data(ax: Any, floor: float | None, null: float | None) -> None:
+    """The lines of real data, each with its name."""
     if floor is not None:
         ax.axhline(floor, color=INK, lw=1, ls="--")
         ax.annotate(
@@ -187,9 +197,6 @@ def frontier(
             va="top",
             fontsize=8.5,
         )
-    ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
-    alt = "; ".join(f"{p[0]}: {xlabel.lower()} {100 * p[1]:.1f} %, {ylabel.lower()} {p[2]:.3g}" for p in points)
-    return Figure(_svg(context, canvas, name), f"Scatter plot. {alt}.")
 
 
 def histogram(
@@ -208,26 +215,26 @@ def histogram(
 
     Values beyond `limit` fall into the last bin. `mark` draws an upright line, such as the 1/3 of d1/d2.
     """
-    context, canvas, ax = _axes(name, size)
-    bins = np.linspace(0, limit, 25)
-    s = series % len(SERIES)
-    for values, filled in ((generated, True), (heldout, False)):
-        if values is None or not len(values):
-            continue
-        share = np.histogram(np.clip(values, 0, limit), bins)[0] / len(values)
-        if filled:
-            ax.stairs(share, bins, fill=True, color=SERIES[s], alpha=0.35, lw=0)
-            ax.stairs(share, bins, color=SERIES[s], lw=1.4, hatch=HATCHES[s])
-        else:
-            ax.stairs(share, bins, color=INK, lw=1.4, ls=(0, (4, 1.5)))
-    if mark is not None:
-        ax.axvline(mark, color=INK, lw=0.9, ls=":")
-    ax.set(xlim=(0, limit), xlabel=xlabel)
-    ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
-    ax.yaxis.set_major_locator(_ticks(3))
-    alt = f"Histogram of {xlabel}: median {np.median(generated):.3g} for generated images"
-    alt += "" if heldout is None or not len(heldout) else f", {np.median(heldout):.3g} for unseen real images"
-    return Figure(_svg(context, canvas, name), alt + ".", title)
+    with _axes(name, size) as (canvas, ax):
+        bins = np.linspace(0, limit, 25)
+        s = series % len(SERIES)
+        for values, filled in ((generated, True), (heldout, False)):
+            if values is None or not len(values):
+                continue
+            share = np.histogram(np.clip(values, 0, limit), bins)[0] / len(values)
+            if filled:
+                ax.stairs(share, bins, fill=True, color=SERIES[s], alpha=0.35, lw=0)
+                ax.stairs(share, bins, color=SERIES[s], lw=1.4, hatch=HATCHES[s])
+            else:
+                ax.stairs(share, bins, color=INK, lw=1.4, ls=(0, (4, 1.5)))
+        if mark is not None:
+            ax.axvline(mark, color=INK, lw=0.9, ls=":")
+        ax.set(xlim=(0, limit), xlabel=xlabel)
+        ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
+        ax.yaxis.set_major_locator(_ticks(3))
+        alt = f"Histogram of {xlabel}: median {np.median(generated):.3g} for generated images"
+        alt += "" if heldout is None or not len(heldout) else f", {np.median(heldout):.3g} for unseen real images"
+        return Figure(_svg(canvas, name), alt + ".", title)
 
 
 LEGEND = "Filled: generated images. Dashed outline: unseen real images."
@@ -260,23 +267,23 @@ def cumulative(
     series: int = 0,
 ) -> Figure:
     """Share of images within a distance, generated against unseen real: a curve to the left means copies."""
-    context, canvas, ax = _axes(name, PAIR)
-    share = np.linspace(0, 1, 301)  # a fixed number of quantiles, however many images
-    for values, label, color, dash in (
-        (generated, "generated", SERIES[series % 8], "-"),
-        (heldout, "unseen real", INK, (0, (4, 1.5))),
-    ):
-        if values is not None and len(values):
-            ax.plot(np.quantile(values, share), share, color=color, lw=1.8, ls=dash, label=label)
-    ax.set(xlabel=xlabel, ylabel="share of images", ylim=(0, 1.02))
-    ax.set_xlim(left=0)
-    ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
-    ax.legend(fontsize=9, loc="lower right")
-    return Figure(
-        _svg(context, canvas, name),
-        f"Cumulative share of images against {xlabel}.",
-        "Share of images within a distance",
-    )
+    with _axes(name, PAIR) as (canvas, ax):
+        share = np.linspace(0, 1, 301)  # a fixed number of quantiles, however many images
+        for values, label, color, dash in (
+            (generated, "generated", SERIES[series % 8], "-"),
+            (heldout, "unseen real", INK, (0, (4, 1.5))),
+        ):
+            if values is not None and len(values):
+                ax.plot(np.quantile(values, share), share, color=color, lw=1.8, ls=dash, label=label)
+        ax.set(xlabel=xlabel, ylabel="share of images", ylim=(0, 1.02))
+        ax.set_xlim(left=0)
+        ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
+        ax.legend(fontsize=9, loc="lower right")
+        return Figure(
+            _svg(canvas, name),
+            f"Cumulative share of images against {xlabel}.",
+            "Share of images within a distance",
+        )
 
 
 def quantiles(
@@ -285,28 +292,28 @@ def quantiles(
     """Quantiles of the generated images' distances against those of unseen real images: the diagonal is
     right.
     """
-    context, canvas, ax = _axes(name, PAIR)
-    share = np.linspace(0, 1, min(101, max(2, len(generated), len(heldout))))
-    x, y = np.quantile(heldout, share), np.quantile(generated, share)
-    top = 1.05 * max(x.max(), y.max(), 1e-12)
-    s = series % 8
-    ax.plot([0, top], [0, top], color=INK, lw=1, ls="--")
-    ax.plot(x, y, MARKERS[s], color=SERIES[s], markersize=4.5, alpha=0.8, clip_on=False)
-    ax.annotate(
-        "as far as unseen data",
-        (0.97 * top, 0.99 * top),
-        (-4, 0),
-        textcoords="offset points",
-        ha="right",
-        fontsize=8.5,
-    )
-    ax.annotate("closer: copies", (0.97 * top, 0.04 * top), ha="right", fontsize=8.5)
-    ax.set(xlim=(0, top), ylim=(0, top), xlabel=f"unseen real: {xlabel}", ylabel="generated")
-    return Figure(
-        _svg(context, canvas, name),
-        f"Quantile plot of {xlabel}, generated against unseen real.",
-        "Distances, generated against unseen real",
-    )
+    with _axes(name, PAIR) as (canvas, ax):
+        share = np.linspace(0, 1, min(101, max(2, len(generated), len(heldout))))
+        x, y = np.quantile(heldout, share), np.quantile(generated, share)
+        top = 1.05 * max(x.max(), y.max(), 1e-12)
+        s = series % 8
+        ax.plot([0, top], [0, top], color=INK, lw=1, ls="--")
+        ax.plot(x, y, MARKERS[s], color=SERIES[s], markersize=4.5, alpha=0.8, clip_on=False)
+        ax.annotate(
+            "as far as unseen data",
+            (0.97 * top, 0.99 * top),
+            (-4, 0),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8.5,
+        )
+        ax.annotate("closer: copies", (0.97 * top, 0.04 * top), ha="right", fontsize=8.5)
+        ax.set(xlim=(0, top), ylim=(0, top), xlabel=f"unseen real: {xlabel}", ylabel="generated")
+        return Figure(
+            _svg(canvas, name),
+            f"Quantile plot of {xlabel}, generated against unseen real.",
+            "Distances, generated against unseen real",
+        )
 
 
 def _label_ends(ax: Any, ends: Sequence[tuple[str, float, float]]) -> None:
@@ -336,29 +343,29 @@ def curves(
     """
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    context, canvas, ax = _axes(name, (7.6, 3.8))
-    for _, x, y, series in lines:
-        s = series % len(SERIES)
-        ax.plot(x, y, color=SERIES[s], ls=DASHES[s], marker=MARKERS[s], markersize=5, lw=1.7)
-    if level is not None:
-        ax.axhline(level[1], color=INK, lw=1, ls=":")
-        ax.annotate(
-            level[0],
-            (0, level[1]),
-            (4, 4),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            fontsize=8.5,
-        )
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.margins(x=0.12)
-    if span is not None:
-        ax.set_ylim(*span)
-    for wanted, scale, axis in zip(log, (ax.set_xscale, ax.set_yscale), (ax.xaxis, ax.yaxis)):
-        if wanted:
-            scale("log")
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(lambda v, _: f"{v:,g}")
-            axis.set_minor_formatter(NullFormatter())
-    _label_ends(ax, [(label, float(x[-1]), float(y[-1])) for label, x, y, _ in lines if len(x)])
-    return Figure(_svg(context, canvas, name), f"Line plot of {ylabel} against {xlabel} for {len(lines)} series.")
+    with _axes(name, (7.6, 3.8)) as (canvas, ax):
+        for _, x, y, series in lines:
+            s = series % len(SERIES)
+            ax.plot(x, y, color=SERIES[s], ls=DASHES[s], marker=MARKERS[s], markersize=5, lw=1.7)
+        if level is not None:
+            ax.axhline(level[1], color=INK, lw=1, ls=":")
+            ax.annotate(
+                level[0],
+                (0, level[1]),
+                (4, 4),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                fontsize=8.5,
+            )
+        ax.set(xlabel=xlabel, ylabel=ylabel)
+        ax.margins(x=0.12)
+        if span is not None:
+            ax.set_ylim(*span)
+        for wanted, scale, axis in zip(log, (ax.set_xscale, ax.set_yscale), (ax.xaxis, ax.yaxis)):
+            if wanted:
+                scale("log")
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter(lambda v, _: f"{v:,g}")
+                axis.set_minor_formatter(NullFormatter())
+        _label_ends(ax, [(label, float(x[-1]), float(y[-1])) for label, x, y, _ in lines if len(x)])
+        return Figure(_svg(canvas, name), f"Line plot of {ylabel} against {xlabel} for {len(lines)} series.")

@@ -17,8 +17,7 @@ from temperance.data import to_uint8
 from temperance.hub import Model
 from temperance.metrics import copy_auc, memorized_fraction, proximity, ratio_median
 from temperance.run.pictures import write_sheet
-from temperance.sample import Noise, NotConverged, adaptive, heun, integrate
-from temperance.schedule import levels
+from temperance.sample import Noise, NotConverged, integrate, usual, walk
 from temperance.train import Settings, read_metrics
 
 TOLERATED = 0.05  # memorized fraction that may be passed where no held-out images say what is usual
@@ -77,10 +76,8 @@ def _samples(model: Model, n: int, seed: int) -> Float[Tensor, "n c h w"]:
 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", NotConverged)  # a model in the making
-        if model.told:
-            return integrate(heun, call, model.shape, levels(model.schedule, STEPS), Noise(seed, index)).x.clamp(-1, 1)
-        grid = levels(model.schedule, 2)
-        return integrate(adaptive, call, model.shape, grid, Noise(seed, index), limit=LIMIT).x.clamp(-1, 1)
+        sampler, sigmas, limit = walk(usual(told=model.told), model.schedule, STEPS if model.told else LIMIT)
+        return integrate(sampler, call, model.shape, sigmas, Noise(seed, index), **limit).x.clamp(-1, 1)
 
 
 def _figures(x: Tensor, train: Tensor, heldout: Tensor | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from temperance.hub import Model
 from temperance.run.pictures import SHOWN, write_array, write_pngs, write_sheet
 from temperance.run.shards import Place, Shard, Shards
 from temperance.run.sources import ClosedForm
-from temperance.sample import SAMPLERS, STEPS, Noise, NotConverged, Project, Samples, integrate, walk
+from temperance.sample import SAMPLERS, STEPS, Noise, NotConverged, Project, Samples, integrate, usual, walk
 from temperance.schedule import levels
 
 WHOLE = ("samples.npz", "sample.json", "grid.png")  # written at the end, from all batches
@@ -84,7 +84,7 @@ def sample_run(
 
 
 def _sampler(asked: str, model: Model) -> str:
-    name = asked if asked != "auto" else ("heun" if model.told or "closed_form" in model.about else "adaptive")
+    name = usual(told=model.told or "closed_form" in model.about) if asked == "auto" else asked
     if name not in SAMPLERS:
         raise ValueError(f"--sampler must be one of auto, {', '.join(SAMPLERS)}, got {asked!r}")
     return name

@@ -15,7 +15,7 @@ from temperance.sample.annealed import annealed
 from temperance.sample.dpm_solver import dpm_solver
 from temperance.sample.heun import heun
 from temperance.sample.integrate import CONVERGED, NotConverged, Samples, integrate
-from temperance.sample.named import SAMPLERS, SELF_PACED, STEPS, Walk, walk
+from temperance.sample.named import SAMPLERS, SELF_PACED, STEPS, Walk, usual, walk
 from temperance.sample.nesterov import nesterov
 from temperance.sample.noise import FRESH, Noise
 from temperance.sample.predictor_corrector import predictor_corrector
@@ -45,5 +45,6 @@ __all__ = [
     "predictor_corrector",
     "projected",
     "residual",
+    "usual",
     "walk",
 ]

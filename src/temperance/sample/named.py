@@ -22,6 +22,11 @@ SAMPLERS: dict[str, Sampler] = PRESET | SELF_PACED
 STEPS = {"heun": 20, "dpm": 40, "ancestral": 100, "pc": 100, "adaptive": 400, "nesterov": 400, "annealed": 400}
 
 
+def usual(*, told: bool) -> str:
+    """The sampler of a network that is told its noise level, or of one that is not and has to find its own way."""
+    return "heun" if told else "adaptive"
+
+
 class Walk(NamedTuple):
     """What `integrate` needs of a sampler that was named."""
 

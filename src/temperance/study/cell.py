@@ -18,7 +18,7 @@ from temperance.autoguidance import Autoguided
 from temperance.data import Images, load, split, unlike
 from temperance.hub import Model
 from temperance.recipe import Prepared, Recipe, closed_form, fit, prepare
-from temperance.sample import Sampler, adaptive, heun
+from temperance.sample import SAMPLERS, usual
 from temperance.schedule import edm_for
 from temperance.scorecard import Yardstick, yardstick
 from temperance.study.methods import METHODS, Method, add_dropout, trained_as
@@ -213,13 +213,13 @@ def _facts(cell: Cell, step: int, seconds: float) -> dict[str, Any]:
 def _row(
     cell: Cell, denoiser: nn.Module | Any, schedule: Any, against: Yardstick, device: str = "cpu"
 ) -> dict[str, Any]:
-    sampler: Sampler = heun
-    if METHODS[cell.method].recipe.get("objective") == "unconditional":
-        sampler = adaptive
+    name = usual(told=METHODS[cell.method].recipe.get("objective") != "unconditional")
     began = time.perf_counter()
     shape = against.train.shape[1:]
-    drawn = draw(denoiser, schedule, sampler, shape, cell.seed, range(cell.n_samples), grid=cell.grid, device=device)
+    drawn = draw(
+        denoiser, schedule, SAMPLERS[name], shape, cell.seed, range(cell.n_samples), grid=cell.grid, device=device
+    )
     seconds = time.perf_counter() - began
     measured, _ = judge(drawn, schedule, against)
     measured["nfe"] *= 2 if isinstance(denoiser, Autoguided) else 1
-    return {"sampler": sampler.__name__, **measured, "sample_seconds": seconds}
+    return {"sampler": name, **measured, "sample_seconds": seconds}

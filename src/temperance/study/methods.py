@@ -17,7 +17,8 @@ from temperance.distance import neighbors
 from temperance.network import ResidualMlp
 from temperance.objective import Objective
 from temperance.recipe import Prepared, Recipe, prepare
-from temperance.study.objectives import Band, Displaced, Floored, Literal, Mixing, Tangents, levels
+from temperance.schedule import levels
+from temperance.study.objectives import Band, Displaced, Floored, Literal, Mixing, Tangents
 
 Change = Callable[[Prepared, Tensor], Objective]
 
@@ -49,7 +50,8 @@ def _floored(ready: Prepared, points: Tensor) -> Objective:
 
 
 def _literal(ready: Prepared, points: Tensor) -> Objective:
-    return Literal(_of("temperature", ready, points), *levels(ready.schedule))
+    high, low = levels(ready.schedule, 2).tolist()
+    return Literal(_of("temperature", ready, points), low, high)
 
 
 def _everywhere(ready: Prepared, points: Tensor) -> Objective:

@@ -12,7 +12,6 @@ from temperance.distance import Neighbors
 from temperance.empirical import denoise, paper_temperature
 from temperance.engine import tempered_mean
 from temperance.objective import Objective, TangentSmoothed, Target, TemperatureSmoothed
-from temperance.schedule import Schedule
 
 Displacement = Callable[[Tensor, Tensor, Generator], Tensor]  # training images, their rows -> images beside them
 
@@ -130,9 +129,3 @@ class Band:
         low = self.objective(mu, index, generator)
         keep = expand(high.sigma > self.sigma, mu)
         return low._replace(x=high.x.where(keep, low.x), denoised=high.denoised.where(keep, low.denoised))
-
-
-def levels(schedule: Schedule) -> tuple[float, float]:
-    """The smallest and largest noise level of a schedule."""
-    ends = schedule.grid(2).tolist()
-    return min(ends), max(ends)

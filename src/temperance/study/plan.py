@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from temperance.recipe import OBJECTIVES
 from temperance.study.cell import Cell
 from temperance.study.methods import METHODS
 
-CORE = ("conditional", "unconditional", "temperature", "tangent")
 OVER = ("steps", "n", "strength")
 LOOKS = 8  # times a run is looked at over its steps, the last one at its end
 
@@ -16,7 +16,7 @@ class Plan:
 
     Attributes:
         data: training images. Where `heldout` names the same set, it is split by the seed.
-        over: steps (every method of CORE, at LOOKS steps), n (conditional and tangent at an eighth, a quarter, a half
+        over: steps (every objective, at LOOKS steps), n (conditional and tangent at an eighth, a quarter, a half
             and all of n_train) or strength (all variants of every method).
         methods: names of METHODS; empty for those that `over` asks for.
         steps: optimizer steps of every run.
@@ -57,7 +57,7 @@ def cells(plan: Plan) -> list[Cell]:
     """Every training run of a plan, closed forms last."""
     names = (
         tuple(dict.fromkeys(plan.methods))
-        or {"steps": CORE, "n": ("conditional", "tangent"), "strength": tuple(METHODS)}[plan.over]
+        or {"steps": OBJECTIVES, "n": ("conditional", "tangent"), "strength": tuple(METHODS)}[plan.over]
     )
     sizes = sorted({max(12, plan.n_train // part) for part in (8, 4, 2, 1)}) if plan.over == "n" else [plan.n_train]
     found = [

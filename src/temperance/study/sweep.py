@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from temperance.atomic import write_json
-from temperance.report import write_page
+from temperance.report import write_json, write_page
 from temperance.study.advice import advise, against_early_stop
 from temperance.study.cell import Cell, check, run
 from temperance.study.page import command, page
