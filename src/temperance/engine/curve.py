@@ -1,5 +1,4 @@
-"""p_MN as two curves of log r^2, tabulated once, so that the noise-unconditional posterior costs no gamma
-functions.
+"""p_MN as two curves of log r^2, tabulated once, so that the noise-unconditional posterior costs no gamma functions.
 
 The weight of a point depends on its distance only. `empirical._marginal` evaluates it to full precision at
 some 50 ns to 1 us an element; here it is evaluated at knots and interpolated by cubics that match the

@@ -20,9 +20,7 @@ VISIBLE = 1e-8  # bound on the rounding error of a logit, in nats, below which n
 
 
 def dense(x: Float[Tensor, "batch d"], table: Table, law: Law, dtype: torch.dtype = torch.float32) -> Moments:
-    """Moments of x (float64) over all points. Cost: 4 * batch * n * d flops in `dtype`, one pass over the
-    points.
-    """
+    """Moments of x (float64) over all points. Cost: 4 * batch * n * d flops in `dtype`, one pass over the points."""
     around = x - table.mean
     query, x2 = around.to(dtype), around.square().sum(1)
     shift = table.shift(query)

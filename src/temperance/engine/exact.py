@@ -23,9 +23,7 @@ class Pairs(NamedTuple):
 
 
 def squared(x: Float[Tensor, "batch d"], table: Table, pairs: Pairs) -> Float[Tensor, " pairs"]:
-    """|x_row - mu_point|^2 by differences in float64: exact at ties, 0 at duplicates. Cost: 3 * pairs * d
-    flops.
-    """
+    """|x_row - mu_point|^2 by differences in float64: exact at ties, 0 at duplicates. Cost: 3 * pairs * d flops."""
     out = torch.empty(len(pairs.row), dtype=torch.float64, device=x.device)
     for part in _parts(len(out), table.d):
         difference = (

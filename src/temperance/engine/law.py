@@ -23,9 +23,7 @@ class Law(Protocol):
         ...
 
     def untilt(self, logit: Tensor, affinity: Tensor, best: Tensor, x2: Tensor) -> Tensor:
-        """Log weight [batch, k] relative to that of `best`, from the log pull; `logit` itself if they
-        agree.
-        """
+        """Log weight [batch, k] relative to that of `best`, from the log pull; `logit` itself if they agree."""
         ...
 
     def log_weight(self, r2: Tensor) -> Tensor:

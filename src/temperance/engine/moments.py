@@ -1,6 +1,4 @@
-"""Sums of a softmax over points that arrive in any order: kept relative to the best point so far (online
-softmax).
-"""
+"""Sums of a softmax over points that arrive in any order: kept relative to the best point so far (online softmax)."""
 
 from typing import NamedTuple
 

@@ -1,6 +1,4 @@
-"""Which way to evaluate a batch: screens in turn, each for the rows that the one before gave up, then all
-points.
-"""
+"""Which way to evaluate a batch: screens in turn, each for the rows that the one before gave up, then all points."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -72,9 +70,7 @@ def _few(weighed: Weighed, x: Tensor, table: Table, law: Law, nats: float, name:
 
 
 def everything(x: Float[Tensor, "batch d"], table: Table, law: Law) -> Result:
-    """All points, nothing dropped: in float32, and again in float64 for rows where its rounding is about a
-    nat.
-    """
+    """All points, nothing dropped: in float32, and again in float64 for rows where its rounding is about a nat."""
     result = _at(x, table, law, torch.float32, "dense")
     rows = (result.logit_error >= BLUR).nonzero()[:, 0]
     if len(rows) == 0:

@@ -51,8 +51,7 @@ class Single:
 
 
 class Integer:
-    """Products of 8-bit integers, exact in 32 bits, of the points or of their coordinates on principal axes
-    V.
+    """Products of 8-bit integers, exact in 32 bits, of the points or of their coordinates on principal axes V.
 
     With y = V'x, z = V'mu (around the mean), hats for what 8 bits keep and R for what V leaves out,
     x.mu <= y^.z^ + |y - y^| |z| + |y^| |z - z^| + |Rx| |Rmu|. One scale for all points, one per row of x.

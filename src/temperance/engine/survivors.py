@@ -1,5 +1,4 @@
-"""The points that can matter to a row: found with upper bounds on the affinity, weighed by direct
-differences.
+"""The points that can matter to a row: found with upper bounds on the affinity, weighed by direct differences.
 
 A screen gives U[i, j] >= x_i.mu_j - |mu_j|^2 / 2. One exact distance per row, to a point the screen likes,
 bounds the nearest from above; whatever lies below the cut that follows has a weight under tol / n of the

@@ -51,8 +51,7 @@ def ratio_median(generated: Proximity, heldout: Proximity | None = None) -> Meas
 
 
 def copy_auc(generated: Float[Tensor, " n"], heldout: Float[Tensor, " m"]) -> Measurement:
-    """Chance that a generated image lies closer to the training set than an unseen real one. 0.5 is right,
-    1 copies.
+    """Chance that a generated image lies closer to the training set than an unseen real one. 0.5 is right, 1 copies.
 
     Args:
         generated: distances of generated images to their nearest training image.
@@ -105,8 +104,7 @@ def fewest_flags(n: int, m: int, fdr: float, ties: int = 0) -> int:
 
 
 def authpct(generated: Proximity, spacing: Float[Tensor, " m"], heldout: Proximity | None = None) -> Measurement:
-    """Percentage of authentic images: farther from their nearest training image than its own nearest
-    neighbor is.
+    """Percentage of authentic images: farther from their nearest training image than its own nearest neighbor is.
 
     Args:
         generated: proximity of the generated rows.
@@ -149,8 +147,7 @@ def mifid(
     *,
     threshold: float = 0.2,
 ) -> Measurement:
-    """Frechet distance divided by the memorization distance, when that lies below `threshold`. Lower is
-    better.
+    """Frechet distance divided by the memorization distance, when that lies below `threshold`. Lower is better.
 
     The memorization distance is the mean over the GENERATED images of their least cosine distance 1 - |cos|
     to any training image; averaging over training images instead, as some packages do, misses a generator

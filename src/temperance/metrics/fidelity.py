@@ -111,8 +111,7 @@ def _frechet(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
 def kid(
     x: Float[Tensor, "n f"], reference: Float[Tensor, "m f"], *, block: int = 1000, interval: bool = True
 ) -> Measurement:
-    """Unbiased squared MMD with the kernel (x.y / f + 1)^3. Lower is better; near 0, and may be below, if
-    equal.
+    """Unbiased squared MMD with the kernel (x.y / f + 1)^3. Lower is better; near 0, and may be below, if equal.
 
     Exact up to `block` rows; larger sets are shuffled, always in the same way, and cut into blocks whose estimates are
     averaged (unbiased, linear cost). Interval: from the spread of the blocks (Student's t), or a ten-fold jackknife if

@@ -12,9 +12,7 @@ QUERIES, POINTS = 4096, 4096  # rows and training points that are in memory at a
 
 
 class Proximity(NamedTuple):
-    """How close each row is to the training set: the nearest point, and the nearest that is not its
-    duplicate.
-    """
+    """How close each row is to the training set: the nearest point, and the nearest that is not its duplicate."""
 
     index: Int[Tensor, " n"]  # pyright: ignore[reportIncompatibleMethodOverride]
     distance: Float[Tensor, " n"]
@@ -22,9 +20,7 @@ class Proximity(NamedTuple):
 
     @property
     def ratio(self) -> Float[Tensor, " n"]:
-        """d1 / d2 in [0, 1]: near 0 for a copy of one training image, near 1 where several are equally
-        near.
-        """
+        """d1 / d2 in [0, 1]: near 0 for a copy of one training image, near 1 where several are equally near."""
         return self.distance / self.second
 
 

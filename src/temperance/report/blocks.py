@@ -1,6 +1,4 @@
-"""The nouns of a report: measurements, pairs of images, and the blocks a page is made of. Plain frozen
-data.
-"""
+"""The nouns of a report: measurements, pairs of images, and the blocks a page is made of. Plain frozen data."""
 
 import math
 from dataclasses import dataclass, field
@@ -256,9 +254,7 @@ class Page:
 
 
 def number(value: float | int | None) -> str:
-    """Three significant digits, thousands separated, powers of ten where digits would not fit; a dash for
-    none.
-    """
+    """Three significant digits, thousands separated, powers of ten where digits would not fit; a dash for none."""
     if value is None or not math.isfinite(value):
         return "–"
     size = abs(value)

@@ -28,9 +28,7 @@ from temperance.report.render import SHOWN, facts, gallery
 
 @dataclass(frozen=True)
 class Series:
-    """One method's samples, for plots and gallery: distances to the training set, and the worst pairs
-    first.
-    """
+    """One method's samples, for plots and gallery: distances to the training set, and the worst pairs first."""
 
     method: str
     generated: Distances
@@ -108,8 +106,7 @@ def comparison(
     notes: Sequence[str] = (),
     extra: Sequence[Block] = (),
 ) -> Page:
-    """The page of `temperance demo` and `temperance study`: copying and quality of several methods side by
-    side.
+    """The page of `temperance demo` and `temperance study`: copying and quality of several methods side by side.
 
     Args:
         rows: one mapping per method, sampler and seed, with the keys of `results.json`; rows that differ

@@ -1,5 +1,4 @@
-"""Plots as inline SVG: text stays text, colours are CSS variables so that they follow the page's light or
-dark.
+"""Plots as inline SVG: text stays text, colours are CSS variables so that they follow the page's light or dark.
 
 Each series has a colour, a marker, a dash and a hatch, so that no plot needs colour to be read. Output is
 deterministic: ids are salted with the figure's name and no date is written.
@@ -289,9 +288,7 @@ def cumulative(
 def quantiles(
     generated: Float[ndarray, " n"], heldout: Float[ndarray, " m"], *, name: str, xlabel: str, series: int = 0
 ) -> Figure:
-    """Quantiles of the generated images' distances against those of unseen real images: the diagonal is
-    right.
-    """
+    """Quantiles of the generated images' distances against those of unseen real images: the diagonal is right."""
     with _axes(name, PAIR) as (canvas, ax):
         share = np.linspace(0, 1, min(101, max(2, len(generated), len(heldout))))
         x, y = np.quantile(heldout, share), np.quantile(generated, share)

@@ -1,6 +1,4 @@
-"""From a page to a file: the template, pictures as data URIs, the size limit, and writes that cannot be
-half done.
-"""
+"""From a page to a file: the template, pictures as data URIs, the size limit, and writes that cannot be half done."""
 
 import base64
 import io
@@ -98,8 +96,7 @@ def _plain(item: Any) -> str:
 
 
 def html(page: Page, *, limit: int = LIMIT) -> str:
-    """The page as one self-contained document below `limit` bytes; galleries are shortened from their ends
-    to fit.
+    """The page as one self-contained document below `limit` bytes; galleries are shortened from their ends to fit.
 
     Raises:
         ValueError: if the page is too large even without pictures.
