@@ -342,6 +342,7 @@ X, S = torch.rand(2, 4), torch.ones(2)
         (lambda: EmpiricalDenoiser(P, "unconditional", sigma_min=2.0, sigma_max=1.0), "sigma_min=2.0"),
         (lambda: EmpiricalDenoiser(P, "tangent", h=1.0), "neighbors must be given"),
         (lambda: EmpiricalDenoiser(P, h=1.0), "h has no meaning in mode 'conditional'"),
+        (lambda: EmpiricalDenoiser(P, sigma_min=0.1), "sigma_min has no meaning in mode 'conditional'"),
         (lambda: EmpiricalDenoiser(P)(X[:, :3], S), r"x must be \[batch, 4\], got \(2, 3\)"),
         (lambda: EmpiricalDenoiser(P)(X / 0, S), "x holds 8 non-finite"),
         (lambda: EmpiricalDenoiser(P)(X, S * 0), r"sigma must be finite and > 0, got \[0.0, 0.0\]"),

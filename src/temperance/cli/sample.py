@@ -73,13 +73,13 @@ def sample(
         _refuse("says how images are read; a trained model draws at its own size", size=size, channels=channels)
     from temperance.autoguidance import WEIGHT
     from temperance.run.sampling import sample_run
+    from temperance.run.shards import Place
     from temperance.run.sources import autoguided, closed_form_model, open_guard, open_model
-    from temperance.run.training import rank
 
     def images(spec: str, minimum: int, quarantine: Path | None = None) -> Any:
         return load(spec, size, channels, on_bad, quarantine, minimum=minimum, quiet=quiet)
 
-    kept = out if rank() == 0 else None
+    kept = out if Place.here().rank == 0 else None
     if closed_form is None:
         model = open_model(source, label)
     else:

@@ -54,9 +54,10 @@ def train(
         "steps": steps, "batch_size": batch_size, "lr": lr, "ema": ema, "seed": seed,
     }  # fmt: skip
     from temperance.run.settings import ABOUT_DATA, read_config
-    from temperance.run.training import rank, train_run
+    from temperance.run.shards import Place
+    from temperance.run.training import train_run
 
-    main = rank() == 0
+    main = Place.here().rank == 0
     if main:
         writable(out, fresh=None if resume else "config.yaml")
         outside(out, data)

@@ -23,6 +23,7 @@ from temperance.engine.tracked import tracked_heun
 
 Mode = Literal["conditional", "unconditional", "temperature", "tangent"]
 BLOCK_BYTES = 256 << 20
+ENDS = 0.002, 80.0  # of the levels of the unconditional mode, unless given
 ROWS = 512  # rows evaluated together
 
 
@@ -43,8 +44,8 @@ class EmpiricalDenoiser:
         points: [n, *shape], any floating type; may be memory-mapped. Not copied.
         mode: which posterior.
         tol: largest share of the weight that points left out may have had, per row.
-        sigma_min: lowest level of the unconditional mode.
-        sigma_max: highest level of the unconditional mode.
+        sigma_min: lowest level of the unconditional mode, 0.002 unless given.
+        sigma_max: highest level of the unconditional mode, 80 unless given.
         sigma_collapse: sigma below which the temperature mode smooths.
         temperature: numerator of its temperature.
         neighbors: of the points, for the tangent mode.
@@ -62,8 +63,8 @@ class EmpiricalDenoiser:
         mode: Mode = "conditional",
         *,
         tol: float = 1e-6,
-        sigma_min: float = 0.002,
-        sigma_max: float = 80.0,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
         sigma_collapse: float | None = None,
         temperature: float | None = None,
         neighbors: Neighbors | None = None,
@@ -71,6 +72,7 @@ class EmpiricalDenoiser:
         block_bytes: int = BLOCK_BYTES,
     ):
         given = {"sigma_collapse": sigma_collapse, "temperature": temperature, "neighbors": neighbors, "h": h}
+        given |= {"sigma_min": sigma_min, "sigma_max": sigma_max}
         _check_options(mode, given, tol, block_bytes)
         if points.ndim < 2:
             raise ValueError(f"points must be [n, *shape], got {tuple(points.shape)}")
@@ -81,7 +83,8 @@ class EmpiricalDenoiser:
         self.table = Table(flat, block_bytes)
         self.ladder = Ladder(self.table, block_bytes)
         self.small = Small(self.table) if self.ladder.few and mode in ("conditional", "temperature") else None
-        self.curve = Curve(self.table.d, sigma_min, sigma_max, points.device) if mode == "unconditional" else None
+        low, high = (end if asked is None else asked for asked, end in zip((sigma_min, sigma_max), ENDS))
+        self.curve = Curve(self.table.d, low, high, points.device) if mode == "unconditional" else None
         self.tangent = Tangent(flat, neighbors, h, block_bytes) if neighbors is not None and h is not None else None
         self.stats: Stats | None = None  # of the last call
 
@@ -241,7 +244,8 @@ def _check_options(mode: str, given: dict[str, object], tol: float, block_bytes:
     }
     if mode not in needed:
         raise ValueError(f"mode must be one of {', '.join(needed)}, got {mode!r}")
-    allowed = {*needed[mode], *(("temperature",) if mode == "temperature" else ())}
+    optional = {"temperature": ("temperature",), "unconditional": ("sigma_min", "sigma_max")}
+    allowed = {*needed[mode], *optional.get(mode, ())}
     for name, value in given.items():
         if value is None and name in needed[mode]:
             raise ValueError(f"{name} must be given in mode {mode!r}")

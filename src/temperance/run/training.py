@@ -1,7 +1,6 @@
 """A training run on disk."""
 
 import hashlib
-import os
 import platform
 import sys
 import time
@@ -22,6 +21,7 @@ from temperance.recipe import fit, mirrored, prepare
 from temperance.run.earlier import keep, nearest
 from temperance.run.monitor import Monitor
 from temperance.run.settings import settings_from
+from temperance.run.shards import Place
 from temperance.train import Settings, listed, step_of, stopped_at
 
 
@@ -64,9 +64,10 @@ def train_run(
         raise ValueError(
             f"--init {recipe.init} is a model of {ready.recipe.process}; leave out --process {recipe.process}"
         )
-    main, world = rank() == 0, int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world, _ = Place.here()
+    main = rank == 0
     rows = mirrored(points) if recipe.flips else points
-    unseen = None if heldout is None else _unseen(heldout, images, recipe.flips)
+    unseen = None if heldout is None else _unseen(heldout, images, recipe.flips, told=main)
     monitor = Monitor(rows, unseen, settings, out)
 
     def begin() -> None:
@@ -134,12 +135,7 @@ def _begin(out: Path, about: dict[str, Any], merged: dict[str, Any], images: Ima
     write_json(out / "env.json", {**environment(images), "world_size": world})
 
 
-def rank() -> int:
-    """Which of the launcher's processes this is; 0 without a launcher."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def _unseen(heldout: Images, images: Images, flips: bool) -> Tensor:
+def _unseen(heldout: Images, images: Images, flips: bool, *, told: bool) -> Tensor:
     """Held-out images that can be held against the training images, without those that are training images."""
     if heldout.pixels.shape[1:] != images.pixels.shape[1:]:
         shapes = ("x".join(map(str, of.pixels.shape[1:])) for of in (heldout, images))
@@ -147,9 +143,9 @@ def _unseen(heldout: Images, images: Images, flips: bool) -> Tensor:
     found = unlike(heldout, images, mirrored=flips)
     if not len(found):
         raise ValueError(f"--heldout {heldout.source}: all of it are training images; give images that are not")
-    if len(found) < len(heldout) and rank() == 0:
-        told = f"{len(heldout) - len(found)} of {len(heldout)} held-out images are training images and are left out"
-        print(told, file=sys.stderr)
+    if len(found) < len(heldout) and told:
+        text = f"{len(heldout) - len(found)} of {len(heldout)} held-out images are training images and are left out"
+        print(text, file=sys.stderr)
     return found.tensor()
 
 
