@@ -52,7 +52,7 @@ def samples(plan: Plan, name: str, points: Tensor) -> Tensor:
     """What the demo draws with a method on its first split."""
     seed = plan.seeds[0]
     ready = prepare(Recipe(objective=name, network="mlp"), points, seed=seed)
-    model = fit(ready, points, Settings(seed=seed, **plan.settings), progress=True, device="cpu")
+    model = fit(ready, points, Settings(seed=seed, **plan.settings), progress=False, device="cpu")
     index = range(plan.n_samples)
     return draw(model.denoiser, model.schedule, heun, points.shape[1:], seed, index, grid=plan.grid).x.clamp(-1, 1)
 
