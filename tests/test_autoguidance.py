@@ -150,7 +150,7 @@ def test_a_study_guides_every_look_by_the_one_with_its_share_of_the_steps():
         data="digits", heldout="digits", methods=("conditional", *GUIDED), n_train=40, n_heldout=40,
         n_samples=20, steps=16, batch_size=16, seeds=(0,),
     )  # fmt: skip
-    plain, guided, by_half = (run(replace(cell, looks=(3, 4, 8, 16))) for cell in cells(plan))
+    plain, guided, by_half = run([replace(cell, looks=(3, 4, 8, 16)) for cell in cells(plan)])
     assert [r["steps"] for r in plain] == [3, 4, 8, 16]
     assert [r["steps"] for r in guided] == [16] and [r["steps"] for r in by_half] == [8, 16]
     assert {r["nfe"] for r in plain} == {39} and {r["nfe"] for r in guided + by_half} == {78}
