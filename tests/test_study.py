@@ -251,7 +251,7 @@ def test_a_study_resumes_and_repeats_itself(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_methods_that_train_alike_train_once_and_draw_what_they_would_alone(tmp_path):
+def test_methods_that_train_alike_train_once_and_draw_what_they_would_alone(tmp_path, one_thread):
     methods = ("tangent/guided-by-half", "tangent", "conditional", "tangent/guided")
     plan = replace(PLAN, methods=methods, seeds=(0,), n_samples=12)
     guided, *_ = wanted = cells(plan)
