@@ -14,6 +14,7 @@ from temperance.data import to_uint8
 from temperance.demo import Plan
 from temperance.distance import nearest
 from temperance.recipe import Recipe, fit, prepare
+from temperance.report import COPY_RATIO
 from temperance.sample import heun
 from temperance.train import Settings
 from temperance.trial import draw, draw_sets
@@ -21,7 +22,6 @@ from temperance.trial import draw, draw_sets
 PICTURE = ROOT / "docs" / "samples.png"
 DRAWN = {"conditional": "plain training", "tangent": "tangent smoothing"}
 SHOWN = 16  # samples of each
-COPY = 1 / 3  # of the distance to the second nearest
 RED = "#c44e00"
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     for part, (name, title) in zip(figure.subfigures(len(DRAWN), squeeze=False).ravel(), DRAWN.items()):
         x = samples(plan, name, points)
         near = nearest(x.flatten(1), points.flatten(1), 2)
-        copied = near.distance[:, 0] < COPY * near.distance[:, 1]
+        copied = near.distance[:, 0] < COPY_RATIO * near.distance[:, 1]
         part.suptitle(f"{title}: {int(copied.sum())} of {len(x)} samples are copies", fontsize=9)
         axes = part.subplots(2, SHOWN)
         for row, images in zip(axes, (x, points[near.index[:, 0]])):

@@ -105,8 +105,10 @@ def test_table_is_written_once_mapped_and_resumed(tmp_path, monkeypatch):
     assert len(calls) == 6
     for found in (table, again):
         assert torch.equal(found.index, expected.index) and torch.equal(found.distance, expected.distance)
+    path.write_bytes(b"damaged")
+    assert torch.equal(neighbor_table(p, 3, path=path).index, expected.index) and len(calls) == 11
     neighbor_table(p + 1, 3, path=path)
-    assert len(calls) == 11
+    assert len(calls) == 16
 
 
 def test_a_table_of_any_floating_type_is_kept(tmp_path):

@@ -10,7 +10,8 @@ from PIL import Image
 
 from temperance.data import Images, load
 from temperance.hub import Model
-from temperance.run.monitor import Monitor
+from temperance.metrics import wilson
+from temperance.run.monitor import TOLERATED, Monitor
 from temperance.run.settings import settings_from
 from temperance.run.training import train_run
 from temperance.schedule import Edm
@@ -135,6 +136,12 @@ def test_every_setting_can_be_set_and_the_nearest_name_is_told(tmp_path):
     assert settings_from({}, tmp_path / "rate.yaml", set(), [])[1].lr == 1e-3
     with pytest.raises(ValueError, match="did you mean noise_groups"):
         settings_from({}, None, set(), ["noise_group=2"])
+
+
+@pytest.mark.parametrize(("heldout", "copies"), [(0, 7), (200, 4), (1000, 2)])
+def test_an_alarm_takes_as_many_copies_as_the_page_on_training_says(heldout, copies):
+    limit = wilson(0.0, heldout)[1] if heldout else TOLERATED
+    assert wilson((copies - 1) / 64, 64)[0] <= limit < wilson(copies / 64, 64)[0]
 
 
 def test_held_out_images_that_are_training_images_do_not_hide_copies(tmp_path, capsys):

@@ -54,7 +54,7 @@ def decode_all(
             _check_same(where(kept[0] if kept else i), out.shape[1:], where(i), image.shape)
             out[len(kept)] = image
             kept.append(i)
-    _check_range(place, out[: len(kept)])
+    _warn_if_dark(place, out[: len(kept)])
     return out[: len(kept)], np.array(kept, dtype=np.int64), tuple(skipped)
 
 
@@ -83,7 +83,7 @@ def _check_same(first: str, shape: tuple[int, ...], other: str, found: tuple[int
         )
 
 
-def _check_range(place: str, pixels: np.ndarray) -> None:
+def _warn_if_dark(place: str, pixels: np.ndarray) -> None:
     """Scans of 12 or 14 bits in 16-bit files come out nearly black; one dark image among others does not matter."""
     brightest = int(pixels.max(initial=0))
     if 0 < brightest <= DARK:

@@ -1,0 +1,69 @@
+"""How often the audit is wrong where the truth is known: false alarms of a fitted tail, and intervals that miss.
+
+    python -m benchmarks.alarms [--quick] [--json]     half a minute; --quick: a tenth of the trials
+
+Alarms: the share of trials in which something is flagged, at a rate of .05, though nothing is copied. Real digits, of
+which some train, some are held out and the rest is judged, in pixels; and distances that follow a power law, few held
+out and many judged. Intervals: how often KID's, from two blocks, holds the 0 that is true; and the 95 % interval of a
+Frechet distance between digits in turns of their classes, as a class-conditional model draws them.
+"""
+
+import torch
+from benchmarks.common import arguments, show
+from torch import Generator, Tensor
+
+from temperance import metrics as tm
+from temperance.data import load
+from temperance.distance import nearest
+
+RATE = 0.05
+
+
+def main() -> None:
+    options = arguments()
+    trials = range(10 if options.quick else 100)
+    found = {
+        "alarms_digits": sum(alarm(*digits(seed)) for seed in trials) / len(trials),
+        "alarms_power_law": sum(alarm(power_law(100, s), power_law(2000, 1000 + s)) for s in trials) / len(trials),
+        "kid_holds": sum(map(kid_holds, trials)) / len(trials),
+        **dict(zip(("frechet", "frechet_low", "frechet_high"), turns())),
+    }
+    show(found, options.json)
+
+
+def alarm(heldout: Tensor, judged: Tensor) -> bool:
+    null = tm.fit_null(heldout, len(judged), RATE)
+    return bool(tm.benjamini_hochberg(null.p(judged), RATE).any())
+
+
+def digits(seed: int) -> tuple[Tensor, Tensor]:
+    """Distances of 300 held-out and 790 judged digits to 700 that train."""
+    x = load("digits", progress=False).tensor().flatten(1)
+    order = torch.randperm(len(x), generator=Generator().manual_seed(seed))
+    near = nearest(x[order[700:1790]], x[order[:700]], 1).distance[:, 0]
+    return near[:300], near[300:]
+
+
+def power_law(m: int, seed: int, power: float = 6.0) -> Tensor:
+    return torch.rand(m, generator=Generator().manual_seed(seed), dtype=torch.float64) ** (1 / power)
+
+
+def kid_holds(seed: int) -> bool:
+    x, y = torch.randn(2, 60, 4, generator=Generator().manual_seed(seed))
+    found = tm.kid(x, y, block=30)
+    assert found.low is not None and found.high is not None
+    return found.low <= 0 <= found.high
+
+
+def turns() -> list[float | None]:
+    """Value and ends of the interval: 40 digits of each class in turns, against 40 others."""
+    images = load("digits", progress=False)
+    x, label = images.tensor().flatten(1), torch.from_numpy(images.labels)
+    classes = [x[label == c][:80] for c in range(10)]
+    drawn = torch.stack([own[:40] for own in classes], 1).flatten(0, 1)
+    found = tm.frechet_distance(drawn, torch.cat([own[40:] for own in classes]))
+    return [found.value, found.low, found.high]
+
+
+if __name__ == "__main__":
+    main()
