@@ -1,7 +1,10 @@
 """The command line as a user runs it: in a process of its own."""
 
+import html
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from pictures import write
 from verbs import TINY, Refused, run
 
 
@@ -182,6 +186,23 @@ def test_analyze_suggests_settings(tmp_path: Path) -> None:
     assert found["suggested"]["h"] < found["suggested"]["h_matched"] < 4
     assert found["suggested"]["h_halved"] < found["suggested"]["h_matched"]
     assert (tmp_path / "report.html").exists() and json.loads((tmp_path / "analysis.json").read_text()) == found
+
+
+def test_analyze_lists_near_duplicates_and_suggests_a_command_that_runs(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 255, (30, 12, 12), np.uint8)
+    for i in range(32):
+        write(tmp_path / "my photos" / f"{i}.png", pictures[i % 30] ^ np.uint8(i // 30))
+    found = json.loads(run("analyze", tmp_path / "my photos", "--size", 12, "--out", tmp_path / "a", "--json").stdout)
+    assert [(pair["image"], pair["of"]) for pair in found["near_duplicates"]] == [
+        ("0.png", "30.png"),
+        ("1.png", "31.png"),
+    ]
+    page = html.unescape((tmp_path / "a" / "report.html").read_text())
+    assert "0.png and 30.png, 1.png and 31.png" in page
+    told = re.search(r"Suggested: temperance (train .*?--h [\d.]+)", page)
+    assert told is not None
+    run(*shlex.split(told[1]), "--set", "steps=2", cwd=tmp_path)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["size"] == 12
 
 
 def test_doctor_answers() -> None:

@@ -15,6 +15,8 @@ from temperance.diagnostics import (
     entropy,
     expansion_factor,
     mean_effective_sample_size,
+    near_duplicate_share,
+    near_duplicates,
     suggest_h,
     suggest_k,
     suggest_temperature,
@@ -130,6 +132,28 @@ def test_suggest_temperature_makes_half_a_neighborhood_share_the_score():
     assert suggest_temperature(points, table, sigma, share=0.8) > strength
     doubled = suggest_temperature(2 * points, table, 2 * sigma)  # T is a number, tau = T sigma a length
     assert doubled == pytest.approx(2 * strength, rel=0.02)
+
+
+def test_suggest_temperature_finds_one_at_any_noise_level():
+    points = digits()
+    table = neighbors(points, 10)
+    x = points + 0.02 * torch.randn(points.shape, generator=torch.Generator().manual_seed(7))
+    group = torch.cat([torch.arange(100)[:, None], table.index], 1)
+    strength = suggest_temperature(points, table, 0.02)
+    shared = noise_conditional(x, points, torch.full((100,), 0.02), index=group, temperature=strength / 0.02)
+    assert float(effective_sample_size(shared).mean()) == pytest.approx(5.5, rel=0.1)
+
+
+def test_near_duplicates_are_points_with_another_one_close_by():
+    points = digits(60)
+    again = points[:12] + 0.02 * torch.randn(12, 64, generator=torch.Generator().manual_seed(0))
+    both = torch.cat([points, again])
+    found = near_duplicates(neighbors(both, 10))
+    assert found.nonzero()[:, 0].tolist() == [*range(12), *range(60, 72)]
+    assert near_duplicate_share(both) == pytest.approx(24 / 72)
+    assert not near_duplicates(neighbors(points, 10)).any() and near_duplicate_share(points) == 0
+    assert near_duplicate_share(torch.cat([points, points])) == 0  # exact ones are one point
+    assert not near_duplicates(neighbors(both, 4)).any()  # too few to tell
 
 
 def test_suggest_h_keeps_the_distance_of_unseen_points():

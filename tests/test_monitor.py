@@ -1,5 +1,6 @@
 """Runs from settings to folders, in this process: the monitor, and configurations that reproduce a run."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ from PIL import Image
 
 from temperance.data import Images, load
 from temperance.hub import Model
-from temperance.metrics import wilson
-from temperance.run.monitor import TOLERATED, Monitor
+from temperance.metrics import Proximity, wilson
+from temperance.run.monitor import TOLERATED, Monitor, usual_share
 from temperance.run.settings import settings_from
-from temperance.run.training import train_run
+from temperance.run.training import labels_of, train_run
 from temperance.schedule import Edm
 from temperance.train import Settings, read_metrics, stopped_at
 
@@ -83,6 +84,11 @@ def weights(out: Path) -> bytes:
     return (out / "model" / "mlp" / "model.safetensors").read_bytes()
 
 
+def test_a_run_that_copies_are_to_end_is_looked_at_without_being_told_when(tmp_path):
+    run(tmp_path, "monitor_samples=4", "checkpoint_every=6", "on_copying=stop")
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl") if "copying" in row] == [6, 12]
+
+
 def test_heldout_images_alone_ask_for_a_look_at_every_checkpoint(tmp_path):
     run(tmp_path, "monitor_samples=4", "checkpoint_every=12", heldout=UNSEEN)
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["monitor_every"] == 12
@@ -127,10 +133,75 @@ def test_a_saved_configuration_reproduces_the_run_bit_for_bit(tmp_path):
     assert config["channels"] == 1 and "size" not in config and config["data"].startswith("digits")
 
 
+def test_a_resumed_run_takes_from_a_file_what_it_says_and_the_rest_from_itself(tmp_path):
+    run(tmp_path / "run", "seed=7", "objective=conditional", "on_copying=stop", "checkpoint_every=6")
+    (tmp_path / "rate.yaml").write_text("lr: 5e-4\nsteps: 18")
+    found = train_run(
+        IMAGES, tmp_path / "run", DEFAULTS, tmp_path / "rate.yaml", set(), ["keep=5"],
+        resume=True, progress=False, device="cpu",
+    )  # fmt: skip
+    assert found is not None
+    names = ("lr", "steps", "keep", "seed", "objective", "on_copying", "checkpoint_every")
+    assert [found[name] for name in names] == [5e-4, 18, 5, 7, "conditional", "stop", 6]
+
+
+def test_model_folders_are_named_so_that_a_run_can_be_resumed_from_anywhere(tmp_path, monkeypatch):
+    run(tmp_path / "first", "steps=2")
+    monkeypatch.chdir(tmp_path)
+    run(tmp_path / "second", "steps=2", "network=first")
+    run(tmp_path / "third", "steps=2", "init=first")
+    for name, key in (("second", "network"), ("third", "init")):
+        config = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
+        assert config[key] == str(tmp_path / "first")
+
+
+def test_a_model_to_start_from_brings_its_process_and_its_network(tmp_path):
+    run(tmp_path / "first", "steps=2", "process=flow")
+    start = f"init={tmp_path / 'first'}"
+    for told, word in (("process=vp", "is a model of flow; leave out"), ("network=unet", "brings its own network")):
+        with pytest.raises(ValueError, match=word):
+            run(tmp_path / "refused", start, told)
+    (tmp_path / "vp.yaml").write_text("process: vp")
+    with pytest.raises(ValueError, match="is a model of flow; leave out"):
+        run(tmp_path / "refused", start, config=tmp_path / "vp.yaml")
+    assert not (tmp_path / "refused").exists()
+    run(tmp_path / "second", start, "steps=2")
+    assert yaml.safe_load((tmp_path / "second" / "config.yaml").read_text())["process"] == "flow"
+    about = json.loads((tmp_path / "second" / "model" / "temperance.json").read_text())
+    assert (about["recipe"]["process"], about["recipe"]["network"]) == ("flow", "mlp")
+
+
+def test_what_the_objective_ignores_is_told(tmp_path, capsys):
+    run(tmp_path / "told", "objective=conditional", "h=.5")
+    assert "h is of the tangent objective: conditional ignores it" in capsys.readouterr().err
+    run(tmp_path / "default", "objective=conditional", "h=auto")
+    run(tmp_path / "used", "objective=tangent", "h=.5")
+    assert capsys.readouterr().err == ""
+
+
+def test_near_duplicates_among_the_training_images_are_told(tmp_path, capsys):
+    shades = IMAGES.pixels.copy()
+    shades[:, 0, 0] += 1
+    doubled = Images(np.concatenate([IMAGES.pixels, shades]))
+    train_run(
+        doubled, tmp_path, DEFAULTS | {"k": 10, "steps": 2}, None, set(), [],
+        resume=False, progress=False, device="cpu",
+    )  # fmt: skip
+    assert "100% of the images have a near-duplicate" in capsys.readouterr().err
+
+
+def test_classes_are_those_that_images_have():
+    labeled = Images(IMAGES.pixels[:4], labels=np.array([7, 3, 7, 3]))
+    found, names = labels_of(labeled)
+    assert found.tolist() == [1, 0, 1, 0] and names == ("3", "7")
+    found, names = labels_of(Images(IMAGES.pixels[:2], labels=np.array([2, 0]), classes=("a", "b", "c")))
+    assert found.tolist() == [1, 0] and names == ("a", "c")
+
+
 def test_every_setting_can_be_set_and_the_nearest_name_is_told(tmp_path):
     for name, value in vars(Settings()).items():
         text = {"on_copying": "stop", "lr_schedule": "linear", "precision": "bf16", "weight": "edm"}.get(name, value)
-        _, settings = settings_from({}, None, set(), [f"{name}={text}"])
+        _, settings, _ = settings_from({}, None, set(), [f"{name}={text}"])
         assert getattr(settings, name) == text
     (tmp_path / "rate.yaml").write_text("lr: 1e-3\n")  # text to YAML
     assert settings_from({}, tmp_path / "rate.yaml", set(), [])[1].lr == 1e-3
@@ -138,10 +209,21 @@ def test_every_setting_can_be_set_and_the_nearest_name_is_told(tmp_path):
         settings_from({}, None, set(), ["noise_group=2"])
 
 
-@pytest.mark.parametrize(("heldout", "copies"), [(0, 7), (200, 4), (1000, 2)])
+@pytest.mark.parametrize(("heldout", "copies"), [(0, 7), (12, 7), (200, 4), (1000, 2)])
 def test_an_alarm_takes_as_many_copies_as_the_page_on_training_says(heldout, copies):
-    limit = wilson(0.0, heldout)[1] if heldout else TOLERATED
+    limit = usual_share(apart(heldout) if heldout else None)
     assert wilson((copies - 1) / 64, 64)[0] <= limit < wilson(copies / 64, 64)[0]
+
+
+def test_unseen_images_that_look_like_copies_are_usual_however_few():
+    assert 0.4 < usual_share(apart(12, copies=3)) == pytest.approx(wilson(3 / 12, 12)[1])
+    assert usual_share(apart(1000, copies=50)) == TOLERATED < usual_share(apart(1000, copies=51))
+
+
+def apart(n, copies=0):
+    """Distances of n images, some of which look like copies."""
+    second = torch.cat([torch.full((copies,), 9.0), torch.full((n - copies,), 1.1)])
+    return Proximity(torch.zeros(n, dtype=torch.long), torch.ones(n), second)
 
 
 def test_held_out_images_that_are_training_images_do_not_hide_copies(tmp_path, capsys):

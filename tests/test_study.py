@@ -16,9 +16,9 @@ from temperance.data import load
 from temperance.distance import neighbors
 from temperance.features import Classifier
 from temperance.objective import NoiseConditional, TangentSmoothed, TemperatureSmoothed
-from temperance.recipe import Recipe, prepare
+from temperance.recipe import OBJECTIVES, Recipe, prepare
 from temperance.schedule import Edm
-from temperance.study import METHODS, Cell, Plan, cells, run, study
+from temperance.study import METHODS, QUICK, Cell, Plan, cells, run, study
 from temperance.study.advice import advise, against_early_stop, half_stop, memorization_step, scaling
 from temperance.study.cell import Split, _drawn, check
 from temperance.study.methods import add_dropout
@@ -336,6 +336,20 @@ def test_labels_of_one_class_train_no_classifier():
 @pytest.mark.parametrize(("other", "so"), [("./a/", True), ("a", True), ("a[:5]", False), ("b", False)])
 def test_one_folder_under_two_names_is_one_set(other, so):
     assert same("a", other) is so and same("a[:5]", "./a/[:5]")
+
+
+def test_a_method_with_more_neighbors_than_images_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(ValueError, match="tangent/k=20 needs more than 20 images, got 12; give more, or leave it out"):
+        study(Plan("digits", "digits", over="n", methods=("conditional", "tangent/k=20"), n_train=40), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_quick_study_of_strengths_is_of_several():
+    assert QUICK["steps"] == OBJECTIVES and set(QUICK["strength"]) > {
+        "temperature/T=2",
+        "temperature/T=8",
+        "tangent/h=1",
+    }
 
 
 def test_a_quick_study_is_of_small_images(tmp_path):

@@ -1,13 +1,16 @@
 """What a training set says before any training: where its posterior collapses, and which settings suit it."""
 
 import math
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
+from temperance.auditing.sets import label
 from temperance.data import Images
 from temperance.diagnostics import (
     PIXELS,
@@ -16,11 +19,12 @@ from temperance.diagnostics import (
     collapse_sigma,
     expansion_factor,
     mean_effective_sample_size,
+    near_duplicates,
     suggest_h,
     suggest_k,
     suggest_temperature,
 )
-from temperance.distance import distinct
+from temperance.distance import Neighbors, distinct
 from temperance.engine import EmpiricalDenoiser, neighbor_table
 from temperance.metrics import proximity
 from temperance.report import Facts, Figures, Notes, Page, Tile, curves, histogram, write_json, write_page
@@ -28,12 +32,22 @@ from temperance.schedule import edm_for, levels
 
 LEVELS = 16  # noise levels of the curve
 DRAWS = 128  # noisy images a level
+NAMED = 5  # pairs of near-duplicates that the report names
 
 
 def analyze(
-    images: Images, out: Path, *, heldout: Images | None, k: int | None, seed: int, progress: bool
+    images: Images,
+    out: Path,
+    *,
+    heldout: Images | None,
+    k: int | None,
+    seed: int,
+    progress: bool,
+    reading: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write `report.html` and `analysis.json` about a data set; returns the latter.
+
+    `reading`: the options with which the images were read, for the command that is suggested.
 
     Cost: the neighbor table (2 n^2 d flops) and 16 evaluations of the empirical denoiser on 128 rows.
 
@@ -72,6 +86,7 @@ def analyze(
         "shape": list(points.shape[1:]),
         "sha256": images.fingerprint,
         "duplicates": len(images) - len(once),
+        "near_duplicates": _pairs(images, table),
         "effective_sample_size": [{"sigma": s, "effective_sample_size": size} for s, size in zip(grid, sizes)],
         "sigma_collapse": sigma,
         "expansion_factor": {"sigma": sigma / 4, "median": float(expansion.median())},
@@ -90,11 +105,27 @@ def analyze(
         found["heldout_nearest_distance_median"] = float(unseen.distance.median())
     write_json(out / "analysis.json", found)
     distance = None if unseen is None else unseen.distance.numpy()
-    write_page(_page(images, found, (width, cut), table.distance[:, 0], distance), out / "report.html")
+    write_page(_page(images, found, (width, cut), table.distance[:, 0], distance, reading), out / "report.html")
     return found
 
 
-def _page(images: Images, found: dict[str, Any], widths: tuple[Width, Width], own: Tensor, unseen: Any) -> Page:
+def _pairs(images: Images, table: Neighbors) -> list[dict[str, Any]]:
+    """Every image that has a near-duplicate, that one and their distance; two that name each other count once."""
+    near, nearest = near_duplicates(table), table.index[:, 0].tolist()
+    rows = [
+        i
+        for i in near.nonzero()[:, 0].tolist()
+        if not (nearest[i] < i and near[nearest[i]] and nearest[nearest[i]] == i)
+    ]
+    return [
+        {"image": label(images, i), "of": label(images, nearest[i]), "distance": float(table.distance[i, 0])}
+        for i in rows
+    ]
+
+
+def _page(
+    images: Images, found: dict[str, Any], widths: tuple[Width, Width], own: Tensor, unseen: Any, reading: Sequence[str]
+) -> Page:
     sigma, size = zip(*[(r["sigma"], r["effective_sample_size"]) for r in reversed(found["effective_sample_size"])])
     collapse = curves(
         [("images that share the score", sigma, size, 0)],
@@ -126,7 +157,11 @@ def _page(images: Images, found: dict[str, Any], widths: tuple[Width, Width], ow
     )
     s = found["suggested"]
     tiles = (
-        Tile(f"{found['n']:,}", "training images", f"{found['duplicates']} of them exact duplicates"),
+        Tile(
+            f"{found['n']:,}",
+            "training images",
+            f"{found['duplicates']} of them exact duplicates; near-duplicates: {len(found['near_duplicates'])} pairs",
+        ),
         Tile(f"{found['sigma_collapse']:.2f}", "sigma_collapse", "below it, single images own the score"),
         Tile(
             f"{s['h']:.2f}",
@@ -159,7 +194,12 @@ def _page(images: Images, found: dict[str, Any], widths: tuple[Width, Width], ow
             (
                 "At a quarter of sigma_collapse, one exact sampling step pulls two images that straddle a boundary"
                 f" apart {factor if math.isfinite(factor) else 0:.3g}-fold; trained networks have 1 to 2.",
-                f"Suggested: temperance train {images.source} --objective tangent --k {s['k']} --h {s['h']:.2g}",
+                "Suggested: "
+                + shlex.join(
+                    ["temperance", "train", images.source, "--out", "run", *reading, "--objective", "tangent"]
+                    + ["--k", str(s["k"]), "--h", f"{s['h']:.2g}"]
+                ),
+                *_near(found["near_duplicates"]),
             ),
         ),
         Facts(
@@ -172,3 +212,15 @@ def _page(images: Images, found: dict[str, Any], widths: tuple[Width, Width], ow
         f" {found['sigma_collapse']:.2f}, the ideal diffusion model of this data knows single training images only."
     )
     return Page("Before training: what this data set invites", lede, tiles, blocks, "Temperance · analysis")
+
+
+def _near(pairs: list[dict[str, Any]]) -> tuple[str, ...]:
+    """A word on near-duplicates, if there are any; analysis.json has all of them."""
+    if not pairs:
+        return ()
+    named = ", ".join(f"{pair['image']} and {pair['of']}" for pair in pairs[:NAMED])
+    more = f", and {len(pairs) - NAMED} more in analysis.json" if len(pairs) > NAMED else ""
+    return (
+        f"Near-duplicates, five times nearer to each other than to a tenth neighbor: {named}{more}. Keep one of each:"
+        " with both, the width above comes out too small, and no look at d1/d2 can see a copy of them.",
+    )

@@ -94,7 +94,7 @@ class Model:
         return tuple(self.about.get("classes") or ())
 
     def label(self, name: str) -> int:
-        """The number of a class, given its name or that number.
+        """The number of a class, given its name or, where the names are no numbers themselves, that number.
 
         Raises:
             ValueError: if the model is not class-conditional or has no such class.
@@ -103,7 +103,7 @@ class Model:
             raise ValueError(f"--label {name}: the model is not class-conditional; train one with --class-conditional")
         if name in self.classes:
             return self.classes.index(name)
-        if name.isdigit() and int(name) < len(self.classes):
+        if name.isdigit() and int(name) < len(self.classes) and not all(c.isdigit() for c in self.classes):
             return int(name)
         known = ", ".join(self.classes[:10]) + (", ..." if len(self.classes) > 10 else "")
         raise ValueError(f"--label {name} is no class of the model; expected one of {known}")
@@ -157,6 +157,11 @@ def new_network(
             num_class_embeds=classes or None,
         )
         return Unet(unet, told=told)
+
+
+def kind_of(network: nn.Module) -> str:
+    """`mlp` or `unet`."""
+    return "mlp" if isinstance(network, ResidualMlp) else "unet"
 
 
 def _like(folder: Path, shape: tuple[int, int, int], *, told: bool, classes: int, unit: float) -> nn.Module:

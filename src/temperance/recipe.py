@@ -16,7 +16,7 @@ from temperance.diagnostics import PIXELS, WHEN_CUT, collapse_sigma, suggest_h, 
 from temperance.distance import Neighbors, duplicates
 from temperance.engine import EmpiricalDenoiser, neighbor_table
 from temperance.features import by_name, encode
-from temperance.hub import Model, load, new_denoiser, new_network
+from temperance.hub import Model, kind_of, load, new_denoiser, new_network
 from temperance.network import TIME_UNITS, Blind, Parameterized
 from temperance.objective import (
     Augmented,
@@ -29,12 +29,19 @@ from temperance.objective import (
     TemperatureSmoothed,
     Weighted,
 )
-from temperance.schedule import Flow, Schedule, Ve, Vp, edm_for
+from temperance.schedule import Flow, Schedule, Ve, Vp, edm_for, levels
 from temperance.train import Settings, train
 
 OBJECTIVES = ("conditional", "unconditional", "temperature", "tangent")
 PROCESSES = {"edm": "preconditioned", "ve": "preconditioned", "vp": "v", "flow": "velocity"}  # and what they predict
 TARGETS = ("drawn", "exact")
+USED_BY = {  # settings that other objectives ignore
+    "h": ("tangent",),
+    "temperature": ("temperature",),
+    "sigma_collapse": ("temperature",),
+    "k": ("temperature", "tangent"),
+    "space": ("temperature", "tangent"),
+}
 CLOSED_FORMS = ("empirical", "temperature", "tangent")
 Auto = float | Literal["auto"]
 
@@ -143,13 +150,13 @@ def prepare(
     shape = (points.shape[1], points.shape[2], points.shape[3])
     count = classes if recipe.class_conditional else 0
     start = _start(recipe, shape, count)
-    kind = ("unet" if min(shape[1:]) >= 12 else "mlp") if recipe.network == "auto" else recipe.network
     if start is not None:
         schedule, denoiser, predicts = start
-        process = type(schedule).__name__.lower()
+        process, kind = type(schedule).__name__.lower(), kind_of(denoiser.network)  # pyright: ignore[reportArgumentType]
     else:
         schedule, process, told = _schedule(recipe, points), recipe.process, recipe.objective != "unconditional"
         predicts = PROCESSES[process] if recipe.prediction == "auto" else recipe.prediction
+        kind = ("unet" if min(shape[1:]) >= 12 else "mlp") if recipe.network == "auto" else recipe.network
         unit = 1.0 if predicts == "preconditioned" or not isinstance(schedule, Vp | Flow) else TIME_UNITS
         network = new_network(kind, shape, told=told, seed=seed, classes=count, unit=unit)
         denoiser = new_denoiser(network, points, told=told, schedule=schedule, predicts=predicts)
@@ -180,6 +187,8 @@ def _start(recipe: Recipe, shape: tuple[int, int, int], classes: int) -> tuple[S
     """
     if not recipe.init:
         return None
+    if recipe.network != "auto":
+        raise ValueError(f"init {recipe.init} brings its own network; leave out --network {recipe.network}")
     model = load(Path(recipe.init))
     if model.shape != shape:
         raise ValueError(f"init {recipe.init} makes images {model.shape}, the data are {shape}; set --size, --channels")
@@ -214,6 +223,12 @@ def _objective(
         tangent = TangentSmoothed(schedule, rows, mirror, h)
         return ExactTangent(tangent) if recipe.targets == "exact" else tangent, {"k": k, "h": h}
     sigma = collapse_sigma(flat) if recipe.sigma_collapse == "auto" else float(recipe.sigma_collapse)
+    lowest = float(levels(schedule, 2)[-1])
+    if sigma <= lowest:
+        raise ValueError(
+            f"sigma_collapse {sigma:.2g} is not above the lowest noise level, {lowest:.2g}: temperature would change"
+            " nothing; give a larger --sigma-collapse, and look for near-duplicates with temperance analyze"
+        )
     auto = recipe.temperature == "auto"
     strength = suggest_temperature(flat, table, sigma) if auto else float(recipe.temperature)
     chosen = {"k": k, "sigma_collapse": sigma, "temperature": strength}

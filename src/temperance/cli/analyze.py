@@ -34,12 +34,15 @@ def analyze(
     writable(out)
     images = load(data, size, channels, on_bad, out, minimum=3 if near is None else near + 2, quiet=quiet)
     unseen = load(heldout, size, channels, on_bad, out, minimum=1, quiet=quiet) if heldout else None
-    found = run(images, out, heldout=unseen, k=near, seed=seed, progress=not quiet)
-    s = found["suggested"]
+    told = {"--size": size, "--channels": channels, "--on-bad": None if on_bad == "error" else on_bad}
+    reading = [text for name, value in told.items() if value is not None for text in (name, str(value))]
+    found = run(images, out, heldout=unseen, k=near, seed=seed, progress=not quiet, reading=reading)
+    s, close = found["suggested"], len(found["near_duplicates"])
     say(
         quiet,
         json_,
-        f"{found['n']} images, {found['duplicates']} duplicates, sigma_collapse {found['sigma_collapse']:.3g}\n"
+        f"{found['n']} images, {found['duplicates']} duplicates, {close} pairs of near-duplicates, "
+        f"sigma_collapse {found['sigma_collapse']:.3g}\n"
         f"suggested: k {s['k']}, h {s['h']:.2g}, temperature {s['temperature']:.3g}\nreport: {out / 'report.html'}",
     )
     return found

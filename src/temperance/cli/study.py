@@ -50,11 +50,10 @@ def study(
     if on_bad != "error":  # say what is left out, once; every worker reads for itself
         for spec, kept in {heldout: None, data: out}.items():
             load(spec, size, channels, on_bad, kept, minimum=1, quiet=quiet)
-    from temperance.recipe import OBJECTIVES
-    from temperance.study import Plan
+    from temperance.study import QUICK, Plan
     from temperance.study import study as run
 
-    methods = tuple(method or (OBJECTIVES if quick else ()))
+    methods = tuple(method or (QUICK.get(over, ()) if quick else ()))
     count = (1 if quick else 3) if seeds is None else seeds
     plan = Plan(
         data=data, heldout=heldout, over=over, methods=methods, n_train=n_train, n_heldout=n_heldout,

@@ -53,7 +53,7 @@ def train(
         "class_conditional": class_conditional, "flips": flips,
         "steps": steps, "batch_size": batch_size, "lr": lr, "ema": ema, "seed": seed,
     }  # fmt: skip
-    from temperance.run.settings import ABOUT_DATA, read_config
+    from temperance.run.settings import about_data
     from temperance.run.shards import Place
     from temperance.run.training import train_run
 
@@ -61,8 +61,8 @@ def train(
     if main:
         writable(out, fresh=None if resume else "config.yaml")
         outside(out, data)
-    file = out / "config.yaml" if resume and config is None and (out / "config.yaml").exists() else config
-    held = {} if file is None else {key: value for key, value in read_config(file).items() if key in ABOUT_DATA}
+    own = out / "config.yaml"
+    held = about_data(own if resume and own.exists() else None, config)
     size = held.get("size") if size is None else size
     channels = held.get("channels") if channels is None else channels
     images = load(data, size, channels, on_bad, out if main else None, minimum=2, quiet=quiet or not main)

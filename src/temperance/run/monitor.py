@@ -15,7 +15,7 @@ from tqdm import tqdm
 from temperance.atomic import write_bytes
 from temperance.data import to_uint8
 from temperance.hub import Model
-from temperance.metrics import copy_auc, memorized_fraction, proximity, ratio_median
+from temperance.metrics import Proximity, copy_auc, memorized_fraction, proximity, ratio_median
 from temperance.run.pictures import write_sheet
 from temperance.sample import Noise, NotConverged, integrate, usual, walk
 from temperance.train import Settings, read_metrics
@@ -47,7 +47,8 @@ class Monitor:
         """Write `samples/step-N.png` and `monitor.png`; return the figures, and whether to stop.
 
         Copying has begun when the lower end of the 95 % interval of the memorized fraction is above the upper end of
-        that of held-out images (without these: above 0.05).
+        that of held-out images, or above 0.05 where there are none, or where no more than 0.05 of them look like copies
+        and the interval of so few reaches beyond.
         """
         x = _samples(model, self.settings.monitor_samples, self.settings.seed)
         write_sheet(self.out / "samples" / f"step-{step:07d}.png", to_uint8(x))
@@ -85,14 +86,24 @@ def _figures(x: Tensor, train: Tensor, heldout: Tensor | None) -> dict[str, Any]
     real = None if heldout is None else proximity(heldout.flatten(1), train.flatten(1))
     share, ratio = memorized_fraction(near, real), ratio_median(near, real)
     found = {"memorized_fraction": share.value, "memorized_ci": [share.low, share.high], "ratio_median": ratio.value}
-    limit = TOLERATED
     if real is not None:
-        limit = float(memorized_fraction(real).high or 0)
         found |= {
             "heldout_memorized_fraction": share.null, "heldout_ratio_median": ratio.null,
             "copy_auc": copy_auc(near.distance, real.distance).value,
         }  # fmt: skip
-    return {**found, "copying": float(share.low or 0) > limit}
+    return {**found, "copying": float(share.low or 0) > usual_share(real)}
+
+
+def usual_share(heldout: Proximity | None) -> float:
+    """The memorized fraction that is no copying: the upper end of the interval of held-out images, if there are any.
+
+    A few of them leave room for anything: where no more than TOLERATED of them look like copies, it is at most that.
+    """
+    if heldout is None:
+        return TOLERATED
+    unseen = memorized_fraction(heldout)
+    high, value = float(unseen.high or 0), float(unseen.value or 0)
+    return min(high, TOLERATED) if value <= TOLERATED else high
 
 
 def _plot(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -28,36 +28,65 @@ def read_config(config: Path) -> dict[str, Any]:
     return held
 
 
+def about_data(*files: Path | None) -> dict[str, Any]:
+    """What configuration files say of the images and how they are read; later ones win."""
+    held = [read_config(file) for file in files if file is not None]
+    return {key: value for of in held for key, value in of.items() if key in ABOUT_DATA}
+
+
 def settings_from(
-    defaults: dict[str, Any], config: Path | None, typed: set[str], assignments: list[str]
-) -> tuple[Recipe, Settings]:
-    """Merge option defaults, configuration file, the options named in `typed`, and `key=value`; later ones win.
+    defaults: dict[str, Any],
+    config: Path | None,
+    typed: set[str],
+    assignments: list[str],
+    *,
+    resumed: Path | None = None,
+) -> tuple[Recipe, Settings, set[str]]:
+    """Merge option defaults, files, the options named in `typed`, and `key=value`; later ones win.
+
+    `resumed` is the configuration of a run that goes on; `config`, a file that was asked for, wins over it. Model
+    folders are made absolute: a run may be resumed from elsewhere. Also returns the names that were asked for.
 
     Raises:
         ValueError: for a key that does not exist (the nearest one is named) or a value of the wrong kind.
     """
-    merged = dict(defaults)
-    if config is not None:
-        merged |= {k: _number(v) for k, v in read_config(config).items() if k not in ABOUT_DATA}
-    merged |= {name: defaults[name] for name in typed}
-    for text in assignments:
-        key, found, value = text.partition("=")
-        if not found:
-            raise ValueError(f"--set takes key=value, got {text!r}")
-        try:
-            merged[key] = _number(yaml.safe_load(value))
-        except yaml.YAMLError:
-            raise ValueError(f"--set {text}: {value!r} is no value") from None
+    asked = _held(config) | {name: defaults[name] for name in typed} | _assigned(assignments)
+    merged = defaults | _held(resumed) | asked
     for key in merged:
         if key not in names():
             near = difflib.get_close_matches(str(key), names(), n=1)
             raise ValueError(
                 f"unknown setting {key!r}; {'did you mean ' + near[0] if near else 'see temperance train --help'}?"
             )
+    for key in ("network", "init"):
+        if isinstance(merged.get(key), str) and merged[key] and Path(merged[key]).is_dir():
+            merged[key] = str(Path(merged[key]).absolute())
     try:
-        return tuple(c(**{f.name: merged[f.name] for f in fields(c) if f.name in merged}) for c in (Recipe, Settings))  # pyright: ignore[reportReturnType]
+        recipe, settings = (
+            kind(**{f.name: merged[f.name] for f in fields(kind) if f.name in merged}) for kind in (Recipe, Settings)
+        )
     except TypeError as error:
         raise ValueError(f"a setting has the wrong type: {error}") from error
+    return recipe, settings, set(asked)  # pyright: ignore[reportReturnType]
+
+
+def _held(config: Path | None) -> dict[str, Any]:
+    held = {} if config is None else read_config(config)
+    return {key: _number(value) for key, value in held.items() if key not in ABOUT_DATA}
+
+
+def _assigned(assignments: list[str]) -> dict[str, Any]:
+    """What `key=value` texts say, as YAML would."""
+    found = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes key=value, got {text!r}")
+        try:
+            found[key] = _number(yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise ValueError(f"--set {text}: {value!r} is no value") from None
+    return found
 
 
 def _number(value: Any) -> Any:

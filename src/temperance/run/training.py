@@ -17,12 +17,15 @@ from torch import Tensor
 from temperance import hub
 from temperance.atomic import read_json, write_json, write_text
 from temperance.data import Images, unlike
-from temperance.recipe import fit, mirrored, prepare
+from temperance.diagnostics import near_duplicate_share
+from temperance.recipe import USED_BY, Recipe, fit, mirrored, prepare
 from temperance.run.earlier import keep, nearest
 from temperance.run.monitor import Monitor
 from temperance.run.settings import settings_from
 from temperance.run.shards import Place
 from temperance.train import Settings, listed, step_of, stopped_at
+
+MANY = 0.05  # near-duplicates among the training images that are worth a word
 
 
 def train_run(
@@ -43,32 +46,34 @@ def train_run(
 
     A resumed run takes its settings from its own `config.yaml`, except for what is given anew; one that was stopped
     before its first checkpoint starts again. Nothing is written before the settings are known to work on the images.
-    With `heldout`, the run is watched every `monitor_every` steps (`checkpoint_every`, if that is 0). `shaped` is how
-    the images were read, for `config.yaml`.
+    With `heldout`, or if copies are to end it, the run is watched every `monitor_every` steps (`checkpoint_every`, if
+    that is 0). `shaped` is how the images were read, for `config.yaml`.
 
     Of several processes the first writes, and only it gets an answer.
     """
     if resume:
         _check_resumable(out, images)
-        config = config or out / "config.yaml"
-    recipe, settings = settings_from(defaults, config, typed, assignments)
-    watched = settings.monitor_every or settings.on_copying == "halve"
-    if heldout is not None and not watched:
-        settings = replace(settings, monitor_every=settings.checkpoint_every)
-    merged = {**vars(recipe), **vars(settings)}
+    recipe, settings, asked = settings_from(
+        defaults, config, typed, assignments, resumed=out / "config.yaml" if resume else None
+    )
+    settings = _watched(settings, heldout is not None)
     began = time.perf_counter()
     points = images.tensor()
     labels, classes = _labels(images, out if resume else None) if recipe.class_conditional else (None, ())
     ready = prepare(recipe, points, seed=settings.seed, labels=labels, classes=len(classes))
-    if recipe.init and "process" in typed and ready.recipe.process != recipe.process:
+    if "process" in asked and ready.recipe.process != recipe.process:
         raise ValueError(
             f"--init {recipe.init} is a model of {ready.recipe.process}; leave out --process {recipe.process}"
         )
+    merged = {**vars(recipe), **vars(settings), "process": ready.recipe.process}
     rank, world, _ = Place.here()
     main = rank == 0
     rows = mirrored(points) if recipe.flips else points
     unseen = None if heldout is None else _unseen(heldout, images, recipe.flips, told=main)
-    monitor = Monitor(rows, unseen, settings, out)
+    look = settings.monitor_every or settings.on_copying == "halve"
+    monitor = Monitor(rows, unseen, settings, out) if look else None
+    if main:
+        _warn(recipe, asked, points)
 
     def begin() -> None:
         apart = None if heldout is None else heldout.source
@@ -82,7 +87,7 @@ def train_run(
 
     model = fit(
         ready, points, settings, out=out, resume=resume and bool(listed(out)), progress=progress, device=device,
-        classes=classes, begin=begin, earlier=earlier, monitor=monitor if watched or heldout is not None else None,
+        classes=classes, begin=begin, earlier=earlier, monitor=monitor,
     )  # fmt: skip
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -102,6 +107,26 @@ def train_run(
         **merged,
         "chosen": ready.chosen,
     }
+
+
+def _watched(settings: Settings, heldout: bool) -> Settings:
+    """The settings, with looks at every checkpoint where copies are to be told or to end a run, and none are set."""
+    due = settings.on_copying == "stop" or (heldout and settings.on_copying != "halve")
+    return replace(settings, monitor_every=settings.monitor_every or settings.checkpoint_every * due)
+
+
+def _warn(recipe: Recipe, asked: set[str], points: Tensor) -> None:
+    """Say what was asked for and has no use, and what the images have that settings do not expect."""
+    for name, users in USED_BY.items():
+        if name in asked and recipe.objective not in users and getattr(recipe, name) != getattr(Recipe, name):
+            print(f"{name} is of the {' or '.join(users)} objective: {recipe.objective} ignores it", file=sys.stderr)
+    share = near_duplicate_share(points.flatten(1))
+    if share > MANY:
+        print(
+            f"{share:.0%} of the images have a near-duplicate: widths come out too small beside it, and copies of it"
+            " are not counted as such while training; temperance analyze lists them",
+            file=sys.stderr,
+        )
 
 
 def _end(out: Path, model: hub.Model, settings: Settings) -> tuple[int, hub.Model]:
@@ -163,7 +188,9 @@ def _save(folder: Path, model: hub.Model) -> None:
 
 
 def labels_of(images: Images) -> tuple[Tensor | None, tuple[str, ...]]:
-    """The images' labels and the names of their classes; numbers where there are no names.
+    """The images' classes, numbered from 0, and their names: those of the labels where these have none.
+
+    Classes that no image has are left out: a network would never learn to draw them.
 
     Raises:
         ValueError: if the images have no labels, or one is negative.
@@ -173,7 +200,8 @@ def labels_of(images: Images) -> tuple[Tensor | None, tuple[str, ...]]:
     labels = torch.from_numpy(images.labels)
     if int(labels.min()) < 0:
         raise ValueError(f"--class-conditional: labels of {images.source} must be 0 or more, got {int(labels.min())}")
-    return labels, images.classes or tuple(str(i) for i in range(int(labels.max()) + 1))
+    found, classes = labels.unique(return_inverse=True)
+    return classes, tuple(images.classes[i] if images.classes else str(i) for i in found.tolist())
 
 
 def labels_digest(images: Images) -> str | None:

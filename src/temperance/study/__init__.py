@@ -2,7 +2,7 @@
 
 from temperance.study.cell import Cell, run
 from temperance.study.methods import METHODS, Method
-from temperance.study.plan import Plan, cells
+from temperance.study.plan import QUICK, Plan, cells
 from temperance.study.sweep import study
 
-__all__ = ["METHODS", "Cell", "Method", "Plan", "cells", "run", "study"]
+__all__ = ["METHODS", "QUICK", "Cell", "Method", "Plan", "cells", "run", "study"]

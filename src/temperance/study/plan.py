@@ -6,7 +6,10 @@ from temperance.recipe import OBJECTIVES
 from temperance.study.cell import Cell
 from temperance.study.methods import METHODS
 
-OVER = ("steps", "n", "strength")
+OVER = {"steps": OBJECTIVES, "n": ("conditional", "tangent"), "strength": tuple(METHODS)}
+QUICK = OVER | {
+    "strength": ("conditional", *(name for name in METHODS if name.startswith(("temperature/T=", "tangent/h="))))
+}
 LOOKS = 8  # times a run is looked at over its steps, the last one at its end
 
 
@@ -54,12 +57,17 @@ class Plan:
 
 
 def cells(plan: Plan) -> list[Cell]:
-    """Every training run of a plan, closed forms last."""
-    names = (
-        tuple(dict.fromkeys(plan.methods))
-        or {"steps": OBJECTIVES, "n": ("conditional", "tangent"), "strength": tuple(METHODS)}[plan.over]
-    )
+    """Every training run of a plan, closed forms last.
+
+    Raises:
+        ValueError: if a method asks for more neighbors than there are images.
+    """
+    names = tuple(dict.fromkeys(plan.methods)) or OVER[plan.over]
     sizes = sorted({max(12, plan.n_train // part) for part in (8, 4, 2, 1)}) if plan.over == "n" else [plan.n_train]
+    for name in names:
+        k = METHODS[name].recipe.get("k", 0)
+        if k >= sizes[0]:
+            raise ValueError(f"{name} needs more than {k} images, got {sizes[0]}; give more, or leave it out")
     found = [
         Cell(
             data=plan.data, heldout=plan.heldout, method=name, n_train=n, n_drawn=plan.n_train,

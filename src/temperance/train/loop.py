@@ -214,7 +214,10 @@ def _look(trainer: Trainer, monitor: Monitor | None, done: int, record: Record) 
 
 
 class _Pace:
-    """The mean loss and the speed of every `log_every` steps, for the record and the bar."""
+    """The mean loss and the speed of every `log_every` steps, for the record and the bar.
+
+    A resumed run's first figures are of the steps since it went on.
+    """
 
     def __init__(self, settings: Settings, start: int, record: Record, bar: tqdm):
         self.settings, self.record, self.bar = settings, record, bar
@@ -232,13 +235,16 @@ class _Pace:
         if done % self.settings.log_every and done != self.settings.steps:
             return
         mean = float(torch.stack(self.losses).mean()) if self.losses else None
+        now = time.perf_counter()
+        speed = (done - self.since) * self.settings.batch_size / (now - self.began)
         self.losses.clear()
+        self.since, self.began = done, now
         self.bar.set_postfix(loss="none" if mean is None else f"{mean:.4f}", refresh=False)
         self.record.write(
             done,
             loss=mean,
             lr=learning_rate(self.settings, done - 1),
             grad_norm=float(outcome.norm) if outcome.taken else None,
-            images_per_second=(done - self.since) * self.settings.batch_size / (time.perf_counter() - self.began),
+            images_per_second=speed,
             **({"skipped": self.skipped} if self.skipped else {}),
         )
