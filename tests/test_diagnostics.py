@@ -156,6 +156,16 @@ def test_near_duplicates_are_points_with_another_one_close_by():
     assert not near_duplicates(neighbors(both, 4)).any()  # too few to tell
 
 
+def test_beside_a_twin_images_have_the_settings_that_the_page_on_images_tells():
+    """Why `near_duplicates` are told: 100 digits, and each a second time one gray level of 255 off."""
+    pixels = (load_digits().data[:100] / 16 * 255).round()
+    found = []
+    for kind in (pixels, np.concatenate([pixels, np.where(pixels < 255, pixels + 1, pixels - 1)])):
+        points = torch.from_numpy(kind).float() / 127.5 - 1
+        found.append((suggest_h(points, neighbors(points, 10)).h, collapse_sigma(points)))
+    assert found[0] == pytest.approx((0.915, 0.738), abs=0.01) and found[1] == pytest.approx((0.125, 0.035), abs=0.01)
+
+
 def test_suggest_h_keeps_the_distance_of_unseen_points():
     points = digits()
     table = neighbors(points, 10)
