@@ -7,6 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from temperance.auditing import KEYS, Encoded, as_json, audit, gate, write
+from temperance.auditing.comparison import side_by_side
 from temperance.auditing.sets import in_train
 from temperance.data import Images
 from temperance.features import Pixels
@@ -87,7 +88,10 @@ def test_without_heldout_the_null_keys_are_null():
     assert {c["generated"] for c in report.copies} >= set(range(10))
     assert all(c["p_value"] is None for c in report.copies)
     assert report.provenance["settings"]["reference"] == "train"
-    assert "No held-out" in html(audit_page(report))
+    page = html(audit_page(report))
+    assert "No held-out" in page and "KID to training" in page and "KID to unseen" not in page
+    both = side_by_side(as_json(report), as_json(report))["encoders"]["pixels"]
+    assert "kid_train" in both and "kid" not in both
 
 
 def test_too_few_heldout_images_for_the_rate_is_said():

@@ -130,6 +130,32 @@ def test_hidden_and_other_files_are_ignored(folder):
     assert len(load(path)) == 3
 
 
+def test_pictures_that_are_not_read_are_told_of(folder):
+    path, _ = folder
+    for name in ("scan.dcm", "photo.HEIC", "more/photo2.heic", ".hidden.heic"):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_bytes(b"something")
+    with pytest.warns(data.InputWarning, match=r"3 files of .* are not read \(\.dcm \.heic\): export them first"):
+        assert len(load(path)) == 3
+
+
+def test_a_folder_that_may_not_be_listed_is_no_empty_one(folder, monkeypatch):
+    def walk(path, onerror, **options):
+        yield str(path), ["closed"], ["img1.png"]
+        onerror(PermissionError(13, "Permission denied", f"{path}/closed"))
+
+    monkeypatch.setattr("os.walk", walk)
+    fails("cannot read", "Permission denied", "closed", spec=folder[0])
+
+
+def test_every_name_of_a_jpeg_is_read(folder):
+    path, stored = folder
+    for name in ("a.jfif", "b.jpe"):
+        Image.fromarray(stored[0]).save(path / name, "JPEG")
+    Image.fromarray(stored[0]).save(path / "c.apng", "PNG")
+    assert len(load(path)) == 6
+
+
 def test_the_folder_of_a_sampling_run_is_its_images(folder, tmp_path):
     path, stored = folder
     drawn = tmp_path / "samples"

@@ -1,6 +1,7 @@
 """One file at a time: depth, color, transparency, size; and files that are broken."""
 
 import json
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -51,6 +52,24 @@ def test_scans_of_twelve_bits_are_told_of(tmp_path):
         one(tmp_path / "scans" / "a.png", scans)
     write(tmp_path / "scans" / "b.png", 16 * scans)
     assert len(load(tmp_path / "scans")) == 2  # one dark image among others is nothing to tell of
+
+
+def test_stacks_and_animations_are_told_of(tmp_path):
+    first, *others = (Image.fromarray(one) for one in pixels(3, c=1)[..., 0])
+    folder = tmp_path / "stacks"
+    folder.mkdir()
+    first.save(folder / "a.tif", save_all=True, append_images=others)
+    with pytest.warns(InputWarning, match=r"a\.tif holds several pictures \(a\.tif: 3\), and only the first"):
+        assert np.array_equal(load(folder).pixels[0, ..., 0], np.asarray(first))
+    first.save(folder / "b.png", save_all=True, append_images=others)
+    with pytest.warns(InputWarning, match=r"a\.tif and 1 more files hold several pictures"):
+        load(folder, channels=1)
+    phone = tmp_path / "phone" / "a.jpg"
+    phone.parent.mkdir()
+    first.save(phone, "MPO", save_all=True, append_images=others)  # what telephones write: one picture, twice
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(load(phone.parent)) == 1
 
 
 def test_one_bit_cmyk_and_float(tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from temperance.data import Images, load, split
 from temperance.engine import EmpiricalDenoiser
-from temperance.features import Function, by_name
+from temperance.features import Dct, Function, LowRes, PHash, Pixels, by_name
 from temperance.guard import Guard, Thresholds
 from temperance.sample import FRESH, Noise, heun, integrate
 from temperance.schedule import Edm
@@ -128,7 +128,7 @@ def test_leaked_held_out_images_do_not_lower_the_threshold():
 def test_a_space_that_tells_nothing_apart_is_refused():
     """Where held-out images lie on training images without being them, no distance tells a copy from a new image."""
     train, heldout, _ = digits()
-    with pytest.raises(ValueError, match="use another one, or shift 0"):
+    with pytest.raises(ValueError, match="use another one, larger images, or shift 0"):
         Guard.calibrate(train, heldout, by_name("lowres"), rate=0.05)
     with pytest.raises(ValueError, match="lie on training images in blank"):
         Guard.calibrate(train, heldout, Function(lambda x: torch.ones(len(x), 3), "blank"), rate=0.05)
@@ -257,10 +257,25 @@ def test_an_index_judges_as_its_guard_does_and_holds_no_images(tmp_path):
     assert not any(p.tobytes() in blob for p in train.pixels[:20])
 
 
-def test_an_index_of_pixels_is_not_written(tmp_path):
-    with pytest.raises(ValueError, match="training images themselves"):
-        guard("digits").save(tmp_path / "g")
+@pytest.mark.parametrize("space", [Pixels(), LowRes(4), Dct()])
+def test_an_index_of_pictures_is_not_written(tmp_path, space):
+    with pytest.raises(ValueError, match="training images themselves, or small versions"):
+        Guard(digits()[0], space, 0.1).save(tmp_path / "g")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_guard_is_calibrated_on_images_of_its_own_shape():
+    train, heldout, _ = digits()
+    other = Images(heldout.pixels.repeat(3, 3))
+    for known in (train, Guard(train, Dct(), 0.1).index):
+        with pytest.raises(ValueError, match=r"held-out images are \(3, 8, 8\), the guard's \(1, 8, 8\); set --size"):
+            Guard.calibrate(known, other, Dct())
+
+
+def test_only_encoders_with_a_gradient_lead_away():
+    train = digits()[0]
+    assert Guard(train, Dct(), 0.1).leads_away and Guard(train, Coarse(), 0.1).leads_away
+    assert not Guard(train, PHash(), 0.1).leads_away and not Guard(train, Dct()).leads_away
 
 
 def test_what_does_not_fit_is_refused(tmp_path):

@@ -349,7 +349,11 @@ def test_what_is_not_a_model_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "value", "said"),
-    [("_class_name", "UNet2DConditionModel", "only a UNet2DModel"), ("sample_size", None, "no sample_size")],
+    [
+        ("_class_name", "UNet2DConditionModel", "only a UNet2DModel"),
+        ("sample_size", None, "no sample_size"),
+        ("out_channels", 2, "a learned variance cannot be used"),
+    ],
 )
 def test_a_diffusers_folder_that_is_of_no_use_says_why(tmp_path, key, value, said):
     unet, scheduler = foreign("epsilon")

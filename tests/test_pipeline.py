@@ -165,6 +165,24 @@ def test_importing_temperance_does_not_import_diffusers():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.filterwarnings("ignore:.*have not converged")
+def test_a_class_conditional_network_is_told_the_class(tmp_path):
+    network = new_network("unet", SHAPE, told=True, seed=0, classes=3)
+    torch.nn.init.normal_(network.unet.conv_out.weight)
+    made = Model(new_denoiser(network, POINTS, told=True).eval(), LEVELS, SHAPE, {"classes": ["a", "b", "c"]})
+    save(tmp_path / "model", made)
+    pipe = TemperancePipeline.of(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+
+    def drawn(labels):
+        generators = [torch.Generator().manual_seed(i) for i in range(2)]
+        return pipe(2, generators, num_inference_steps=3, output_type="pt", class_labels=labels).images
+
+    torch.testing.assert_close(drawn(1), drawn([1, 1]))
+    torch.testing.assert_close(drawn([0, 1])[1], drawn(1)[1])
+    assert not torch.allclose(drawn(0), drawn(1))
+
+
 def test_images_need_not_be_square(tmp_path):
     shape = (1, 8, 16)
     points = torch.rand(4, *shape)

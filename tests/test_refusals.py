@@ -58,6 +58,8 @@ def test_bad_input_is_one_line(tmp_path: Path, photos: Path, refused: Refused) -
     assert "betas must be text" in refused("train", "digits[:40]", "--out", out, *vp)
     assert "is no value" in refused("train", "digits[:40]", "--out", out, "--set", "lr=[1")
     assert "lies inside" in refused("train", photos, "--out", photos / "run")
+    assert "lies inside" in refused("train", "digits[:40]", "--heldout", photos, "--out", photos / "run")
+    assert "nan.npy is a file" in refused("train", "digits[:40]", "--out", tmp_path / "nan.npy" / "run")
     assert "lies inside" in refused("train", f"{photos}[:20]", "--out", photos / "run")
     assert "4294967295" in refused("sample", photos, "--out", out, "--seed", 1 << 32)
     assert "must be a number" in refused("audit", "digits[:50]", "digits[:20]", "--out", out, "--fail-above", "nan")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from temperance.data import Images, load, split
-from temperance.features import train_classifier
+from temperance.features import by_name, train_classifier
 from temperance.guard import Guard
 from temperance.run.pictures import write_sheet
 from temperance.run.sampling import WHOLE, sample_run
@@ -92,7 +92,7 @@ def test_the_rate_is_that_of_all_processes(tmp_path, monkeypatch):
     assert sampled(tmp_path, resume=True)["images_per_second"] == 0
 
 
-@pytest.mark.parametrize("place", ["a.jpg", "class/a.png", "images/00000.png"])
+@pytest.mark.parametrize("place", ["a.jpg", "class/a.png", "images/00000.png", "samples.npz", "sample.json"])
 def test_a_folder_of_other_images_is_left_alone(tmp_path, place):
     file = tmp_path / place
     file.parent.mkdir(exist_ok=True)
@@ -100,6 +100,19 @@ def test_a_folder_of_other_images_is_left_alone(tmp_path, place):
     with pytest.raises(ValueError, match="holds images that no sampling run has left"):
         sampled(tmp_path)
     assert [f for f in tmp_path.rglob("*") if f.is_file()] == [file]
+
+
+def test_a_guide_without_a_gradient_is_refused_before_anything_is_drawn(tmp_path):
+    made = Guard(IMAGES, by_name("phash"), 0.1)
+    with pytest.raises(ValueError, match="needs an encoder with a gradient, and phash has none"):
+        sampled(tmp_path / "out", guard=made, guide=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_guard_of_small_pictures_is_not_kept(tmp_path):
+    for encoder in ("lowres", "dct", "pixels"):
+        with pytest.raises(ValueError, match=f"{encoder} would be the images or small versions"):
+            open_guard(IMAGES, IMAGES, encoder=encoder, rate=0.1, index=tmp_path / "g", progress=False)
 
 
 def test_a_run_that_begins_anew_leaves_nothing_of_the_one_before(tmp_path, monkeypatch):

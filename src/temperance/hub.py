@@ -322,9 +322,12 @@ def _load_foreign(folder: Path) -> Model:
         raise ValueError(
             f"{folder} holds no model: expected a temperance run or a diffusers folder with unet/ and scheduler/"
         )
-    kind = read_json(unet / "config.json").get("_class_name", "UNet2DModel")
+    made = read_json(unet / "config.json")
+    kind, inward = made.get("_class_name", "UNet2DModel"), made.get("in_channels", 3)
     if kind != "UNet2DModel":
         raise ValueError(f"{unet} holds a {kind}; only a UNet2DModel can be used")
+    if made.get("out_channels", 3) != inward:
+        raise ValueError(f"{unet} makes {made['out_channels']} channels of {inward}: a learned variance cannot be used")
     coder = next((name for name in ("vae", "vqvae") if (folder / name).is_dir()), None)
     if coder:
         raise ValueError(f"{folder} has a {coder}: its UNet makes latents; only models of pixels can be used")

@@ -156,6 +156,7 @@ class TemperancePipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         project: Project | None = None,
+        class_labels: int | list[int] | None = None,
         **options: float | int,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw images.
@@ -167,6 +168,7 @@ class TemperancePipeline(DiffusionPipeline):
             output_type: pil, np (0 to 1, channels last) or pt (0 to 1, channels first).
             return_dict: an `ImagePipelineOutput`, or a tuple.
             project: a constraint on every denoised image, see `temperance.sample.projected`.
+            class_labels: of a class-conditional network: one for all, or one for each image.
             **options: of the sampler, for example `eta` or `step`.
         """
         noise = _noise(generator, batch_size)
@@ -174,7 +176,9 @@ class TemperancePipeline(DiffusionPipeline):
         unet = Unet(self.unet, told=self.scheduler.config["about"]["denoiser"]["told"])
         denoiser, schedule = described(self.scheduler.config["about"], unet)
         denoiser.eval()
-        call = elsewhere(denoiser, self._execution_device)
+        given = [] if class_labels is None else [torch.as_tensor(class_labels).expand(batch_size)]
+        labels = [one.to(self._execution_device) for one in given]
+        call = elsewhere(lambda x, sigma: denoiser(x, sigma, *labels), self._execution_device)
         sampler, sigmas, limit = walk(name, schedule, num_inference_steps)
         size = self.unet.config["sample_size"]
         shape = (self.unet.config["in_channels"], *((size, size) if isinstance(size, int) else size))

@@ -40,9 +40,10 @@ def side_by_side(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     encoders = {}
     for encoder in [e for e in a["encoders"] if e in b["encoders"]]:
         left, right = a["encoders"][encoder], b["encoders"][encoder]
-        encoders[encoder] = {
-            key: _pair(key, left, right) for key in FIGURES if left.get(key) is not None and right.get(key) is not None
-        }
+        both = [key for key in FIGURES if left.get(key) is not None and right.get(key) is not None]
+        if "fd_heldout" not in both:  # without unseen images, that distance is the one to the training images
+            both = [key for key in both if key != "kid"]
+        encoders[encoder] = {key: _pair(key, left, right) for key in both}
     return {"schema": SCHEMA, "encoders": encoders, "membership": _membership(a, b), "warnings": _warnings(a, b)}
 
 

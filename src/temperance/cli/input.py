@@ -10,7 +10,9 @@ def writable(out: Path, *, fresh: str | None = None) -> Path:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
     parent = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
+    if not parent.is_dir():
+        raise ValueError(f"--out {out} cannot be made: {parent} is a file; choose another folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
         raise ValueError(f"--out {out} cannot be written: no permission in {parent}; choose another folder")
     if fresh and (out / fresh).exists():
         raise ValueError(f"--out {out} already holds {fresh}; choose another folder, or --resume a training run")

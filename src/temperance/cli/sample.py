@@ -87,7 +87,7 @@ def sample(
     if autoguidance is not None or weaker is not None:
         model = autoguided(model, source, weaker, WEIGHT if autoguidance is None else autoguidance)
     keeper = open_guard(
-        None if guard is None else images(guard, 2, kept), None if heldout is None else images(heldout, 1),
+        None if guard is None else images(guard, 2, kept), None if heldout is None else images(heldout, 1, kept),
         encoder=guard_encoder, rate=guard_rate, index=guard_index, progress=not quiet,
     )  # fmt: skip
     found = sample_run(

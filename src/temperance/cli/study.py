@@ -48,8 +48,8 @@ def study(
             shape = "images" if size is None else f"images of {size}x{size}"
             print(f"temperance study: --quick trains a perceptron on {shape}; see --network, --size", file=sys.stderr)
     if on_bad != "error":  # say what is left out, once; every worker reads for itself
-        for spec, kept in {heldout: None, data: out}.items():
-            load(spec, size, channels, on_bad, kept, minimum=1, quiet=quiet)
+        for spec in dict.fromkeys((heldout, data)):
+            load(spec, size, channels, on_bad, out, minimum=1, quiet=quiet)
     from temperance.study import QUICK, Plan
     from temperance.study import study as run
 

@@ -60,14 +60,15 @@ def train(
     main = Place.here().rank == 0
     if main:
         writable(out, fresh=None if resume else "config.yaml")
-        outside(out, data)
     own = out / "config.yaml"
     held = about_data(own if resume and own.exists() else None, config)
     size = held.get("size") if size is None else size
     channels = held.get("channels") if channels is None else channels
-    images = load(data, size, channels, on_bad, out if main else None, minimum=2, quiet=quiet or not main)
-    unseen = heldout or held.get("heldout")
-    against = load(unseen, size, channels, on_bad, None, minimum=2, quiet=quiet or not main) if unseen else None
+    unseen, kept, silent = heldout or held.get("heldout"), out if main else None, quiet or not main
+    if main:
+        outside(out, data, unseen)
+    images = load(data, size, channels, on_bad, kept, minimum=2, quiet=silent)
+    against = load(unseen, size, channels, on_bad, kept, minimum=2, quiet=silent) if unseen else None
     typed = {name for name in given if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
     found = train_run(
         images, out, given, config, typed, set_ or [], resume=resume, progress=not quiet, device=device,

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from temperance.data.images import InputError, InputWarning, Skipped
-from temperance.data.pixels import decode_file
+from temperance.data.pixels import Decoded, decode_file
 from temperance.data.source import Source
 
 PROGRESS_FROM = 1000  # files: below this, decoding ends before a bar is worth its line
@@ -29,7 +29,7 @@ def decode_all(
 ) -> tuple[np.ndarray, np.ndarray, tuple[Skipped, ...]]:
     """Decode files in order. All must have one shape, or the first two that differ are named."""
 
-    def decode(i: int) -> "np.ndarray | Exception":
+    def decode(i: int) -> Decoded | Exception:
         try:
             return decode_file(cast(Callable, source.stock)(i), size, channels)
         except Exception as error:  # Pillow's plugins raise whatever a broken file makes them raise
@@ -38,22 +38,25 @@ def decode_all(
     def where(i: int) -> str:
         return f"{place}/{source.names[i]}" if source.names else f"{place} row {i}"
 
-    out, kept, skipped = np.empty((0, 1, 1, 1), np.uint8), [], []
+    out, kept, skipped, stacks = np.empty((0, 1, 1, 1), np.uint8), [], [], []
     with closing(_in_threads(decode, chosen.tolist(), progress)) as decoded:
-        for i, image in zip(chosen.tolist(), decoded):
-            if isinstance(image, Exception):
+        for i, found in zip(chosen.tolist(), decoded):
+            if isinstance(found, Exception):
                 if on_bad == "error":
                     raise InputError(
-                        f"{where(i)} cannot be decoded ({_reason(image)}); expected an intact image; "
+                        f"{where(i)} cannot be decoded ({_reason(found)}); expected an intact image; "
                         "repair or remove it, or use --on-bad skip"
-                    ) from image
-                skipped.append(Skipped(source.names[i] if source.names else f"row {i}", _reason(image)))
+                    ) from found
+                skipped.append(Skipped(source.names[i] if source.names else f"row {i}", _reason(found)))
                 continue
+            image = found.pixels
+            stacks += [(where(i), found.pictures)] * (found.pictures > 1)
             if not kept:
                 out = np.empty((len(chosen), *image.shape), np.uint8)
             _check_same(where(kept[0] if kept else i), out.shape[1:], where(i), image.shape)
             out[len(kept)] = image
             kept.append(i)
+    _warn_of_stacks(stacks)
     _warn_if_dark(place, out[: len(kept)])
     return out[: len(kept)], np.array(kept, dtype=np.int64), tuple(skipped)
 
@@ -80,6 +83,18 @@ def _check_same(first: str, shape: tuple[int, ...], other: str, found: tuple[int
         raise InputError(
             f"images differ in channels: {first} is {kind[shape[2]]}, {other} is {kind[found[2]]}; "
             "expected one kind; use --channels 1 or --channels 3"
+        )
+
+
+def _warn_of_stacks(stacks: list[tuple[str, int]]) -> None:
+    if stacks:
+        first, pictures = stacks[0]
+        more = f" and {len(stacks) - 1} more files hold" if len(stacks) > 1 else " holds"
+        warnings.warn(
+            f"{first}{more} several pictures ({first.rpartition('/')[2]}: {pictures}), and only the first of each file "
+            "is read: save every picture as a file of its own",
+            InputWarning,
+            stacklevel=3,
         )
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -10,10 +11,30 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from temperance.data.images import InputError
+from temperance.data.images import InputError, InputWarning
 from temperance.data.source import Source
 
-SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"])
+SUFFIXES = frozenset(
+    [
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".jpe",
+        ".webp",
+        ".avif",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+    ]
+)
+UNREAD = frozenset(  # pictures as well, of kinds that are not read: told, or images would be missing without a word
+    [".dcm", ".nii", ".heic", ".heif", ".jxl", ".jp2", ".tga", ".psd", ".svg", ".eps", ".exr", ".dng", ".cr2", ".nef"]
+)
 
 
 def open_folder(path: Path) -> Source:
@@ -27,12 +48,17 @@ def open_folder(path: Path) -> Source:
 def _walk(path: Path) -> Iterable[tuple[str, list[str]]]:
     """Every folder and the names of its files; linked folders too, each real folder once."""
     seen = set()
-    for root, folders, files in os.walk(path, followlinks=True):
+    for root, folders, files in os.walk(path, followlinks=True, onerror=_raise):
         real = os.path.realpath(root)
         folders[:] = [] if real in seen else sorted(folders)
         if real not in seen:
             yield root, files
         seen.add(real)
+
+
+def _raise(error: OSError) -> None:
+    """A folder that cannot be listed is no empty one."""
+    raise error
 
 
 def open_zip(path: Path, stack: ExitStack) -> Source:
@@ -44,7 +70,14 @@ def open_zip(path: Path, stack: ExitStack) -> Source:
 
 def open_files(path: Path, every: Iterable[str], read: Callable[[str], bytes], table: bytes | None) -> Source:
     """The images among the names in `every`, in natural order; labels from `table` (`dataset.json`) or the folders."""
-    names = tuple(sorted(filter(_is_image, every), key=natural))
+    shown = [PurePosixPath(name) for name in every if not _is_hidden(name)]
+    names = tuple(sorted((str(name) for name in shown if name.suffix.lower() in SUFFIXES), key=natural))
+    unread = [name.suffix.lower() for name in shown if name.suffix.lower() in UNREAD]
+    if unread:
+        kinds = " ".join(sorted(set(unread)))
+        warnings.warn(
+            f"{len(unread)} files of {path} are not read ({kinds}): export them first", InputWarning, stacklevel=4
+        )
     if not names:
         raise InputError(
             f"{path} holds no images; expected files ending in {' '.join(sorted(SUFFIXES))}; check the path"
@@ -59,10 +92,8 @@ def natural(name: str) -> tuple:
     return tuple(tuple((int(s), "") if i % 2 else (0, s.casefold()) for i, s in enumerate(p)) for p in parts), name
 
 
-def _is_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
 def _folder_labels(names: tuple[str, ...]) -> tuple[np.ndarray | None, tuple[str, ...] | None]:

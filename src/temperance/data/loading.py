@@ -69,7 +69,10 @@ def load(
             "add images or widen the slice"
         )
     labels = None if source.labels is None else source.labels[kept]
-    return Images(pixels, pick(source.names, source.total, kept), labels, source.classes, str(spec), skipped)
+    names = pick(source.names, source.total, kept)
+    if names is None and skipped:  # a number would be that of another row
+        names = tuple(f"row {i}" for i in kept.tolist())
+    return Images(pixels, names, labels, source.classes, str(spec), skipped)
 
 
 def _check_options(size: int | None, channels: int | None, on_bad: str) -> None:

@@ -1,7 +1,7 @@
 """The rules for pixels: any stored image becomes uint8 grey or RGB, of the size and channels asked for."""
 
 import io
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -28,13 +28,22 @@ def convert(pixels: np.ndarray, size: int | None, channels: int | None) -> np.nd
     return out
 
 
-def decode_file(data: bytes, size: int | None, channels: int | None) -> np.ndarray:
-    """Pixels [h, w, c] of one encoded image."""
+class Decoded(NamedTuple):
+    """The first picture of a file, uint8 [h, w, c], and how many there are."""
+
+    pixels: np.ndarray
+    pictures: int
+
+
+def decode_file(data: bytes, size: int | None, channels: int | None) -> Decoded:
+    """Pixels of one encoded image; of a stack or an animation, those of the first."""
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(data)) as file:
+        # Phones keep a second, smaller version of the same picture in an MPO.
+        pictures = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
         file.load()
-        return _fit(ImageOps.exif_transpose(file), size, channels)
+        return Decoded(_fit(ImageOps.exif_transpose(file), size, channels), pictures)
 
 
 def _fit(image: Image, size: int | None, channels: int | None) -> np.ndarray:

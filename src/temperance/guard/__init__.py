@@ -5,8 +5,8 @@ are taken in the feature space of an encoder, also to the mirrored sample and to
 is refused is drawn again, a bounded number of times. A guard can be kept as an index without the training images.
 """
 
-from temperance.guard.guard import ATTEMPTS, Guard, Guarded, Near, Thresholds, Verdict
+from temperance.guard.guard import ATTEMPTS, PICTURES, Guard, Guarded, Near, Thresholds, Verdict
 from temperance.guard.index import Index, index_of
 from temperance.guard.views import View
 
-__all__ = ["ATTEMPTS", "Guard", "Guarded", "Index", "Near", "Thresholds", "Verdict", "View", "index_of"]
+__all__ = ["ATTEMPTS", "PICTURES", "Guard", "Guarded", "Index", "Near", "Thresholds", "Verdict", "View", "index_of"]

@@ -20,7 +20,7 @@ from temperance.atomic import write_bytes
 from temperance.data import Images, among, to_uint8
 from temperance.denoiser import expand
 from temperance.distance import duplicates
-from temperance.features import Encoder, Pixels, by_name
+from temperance.features import Dct, Encoder, LowRes, Pixels, by_name
 from temperance.guard.index import ROWS, Index, compared, index_of
 from temperance.guard.views import View, views_of
 from temperance.metrics import nearest_rows, proximity
@@ -29,6 +29,7 @@ from temperance.sample import FRESH
 
 ATTEMPTS = 10  # draws of one image before it is withheld
 MOST = 16  # draws of one image whose noise no other image shares: see `temperance.sample.FRESH`
+PICTURES = (Pixels, LowRes, Dct)  # spaces whose features can be looked at
 MARGIN = 1.02  # how far beyond the threshold an image is guided
 
 
@@ -63,6 +64,13 @@ class Thresholds(NamedTuple):
 
     whole: float
     inner: float = 0.0
+
+
+def _shape(images: Images | Index) -> tuple[int, int, int]:
+    height, width, channels = (
+        (*images.shape[1:], images.shape[0]) if isinstance(images, Index) else images.pixels.shape[1:]
+    )
+    return channels, height, width
 
 
 class Guard:
@@ -126,10 +134,14 @@ class Guard:
         as they are or mirrored, are not unseen and are left out.
 
         Raises:
-            ValueError: if the held-out images are too few for the rate, or too many of them lie on training images.
+            ValueError: if the held-out images have another shape, are too few for the rate, or too many of them lie on
+                training images.
         """
         if not 0 < rate < 1:
             raise ValueError(f"rate must be between 0 and 1, got {rate}")
+        ours, theirs = (_shape(train), _shape(heldout))
+        if ours != theirs:
+            raise ValueError(f"held-out images are {theirs}, the guard's {ours}; set --size or --channels")
         guard = Guard(train, encoder, Thresholds(0.0, 0.0), shift=shift, rate=rate)
         share = rate / 2 if shift else rate
         unseen = np.flatnonzero(~among(heldout.pixels, guard._known, mirrored=True))
@@ -220,6 +232,13 @@ class Guard:
         """Features as they are compared; gradients flow through."""
         return compared(self.encoder(x).cpu(), self.index.center, self.encoder)
 
+    @property
+    def leads_away(self) -> bool:
+        """Whether `away` can be used: the encoder has a gradient."""
+        with torch.enable_grad():
+            x = torch.zeros(1, *self.index.shape, requires_grad=True)
+            return self.threshold is not None and self.rows(x).requires_grad
+
     def _is_known(self, x: Tensor) -> Bool[Tensor, " batch"]:
         return torch.from_numpy(among(to_uint8(x), self._known, mirrored=True))
 
@@ -296,10 +315,13 @@ class Guard:
         you treat the model.
 
         Raises:
-            ValueError: in pixel space, where features are the training images themselves.
+            ValueError: in a space of `PICTURES`, whose features are the training images themselves or small ones.
         """
-        if isinstance(self.encoder, Pixels):
-            raise ValueError("an index of pixels would hold the training images themselves; use encoder efficientnet")
+        if isinstance(self.encoder, PICTURES):
+            raise ValueError(
+                f"an index of {self.encoder.name} would hold the training images themselves, or small versions of them;"
+                " use encoder efficientnet"
+            )
         about = {
             "encoder": self.index.encoder, "shape": self.index.shape, "shift": self.index.shift,
             "threshold": self.threshold, "rate": self.rate,

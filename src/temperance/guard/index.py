@@ -47,7 +47,7 @@ def index_of(train: Images, encoder: Encoder, shift: int = 2) -> Index:
     if shift and raw.shape[1] != middle.shape[1] and not isinstance(encoder, Pixels):
         raise ValueError(
             f"encoder {encoder.name} has {raw.shape[1]} features of an image and {middle.shape[1]} of its middle; "
-            "use another one, or shift 0"
+            "use another one, larger images, or shift 0"
         )
     center = torch.zeros(raw.shape[1]) if isinstance(encoder, Pixels) else raw.mean(0)
     return Index(

@@ -71,9 +71,9 @@ def _audit_lede(report: Report) -> str:
     text = f"{sizes['generated']} generated images were compared with all {sizes['train']} training images"
     if "heldout" not in sizes:
         return text + (
-            ". No held-out images were given, so no number here can tell a copy from real data that merely"
-            " look alike: give a held-out set to get p-values, the null of each figure, and distances to"
-            " unseen data."
+            ". No held-out images were given. Images that equal a training image are listed; of the others, no number"
+            " here can tell a near-copy from real data that merely look alike: give a held-out set to get p-values, the"
+            " null of each figure, and distances to unseen data."
         )
     text += f"; {sizes['heldout']} real images that the model never saw went through the same test as the null. "
     parts = []

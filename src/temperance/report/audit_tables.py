@@ -97,7 +97,7 @@ def measures(encoder: str, found: Mapping[str, Measurement], heldout: bool) -> T
     size = f"{found['fd_train'].n:,} images of each set" if "fd_train" in found else "equally many images of each set"
     rows = []
     for group, names in MEASURES.items():
-        shown = [(names[name], found[name]) for name in names if name in found]
+        shown = [(names[name], found[name]) for name in names if name in found and (heldout or name != "kid")]
         rows += [_measure(about, m, group if i == 0 else "") for i, (about, m) in enumerate(shown)]
     return Table(
         f"Measurements · {encoder}",

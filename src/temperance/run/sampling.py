@@ -93,8 +93,12 @@ def _sampler(asked: str, model: Model) -> str:
 def _check_guard(guard: Guard | None, guide: bool, model: Model) -> None:
     if guide and (guard is None or guard.threshold is None):
         raise ValueError("--guide needs a calibrated guard: give --guard and --heldout, or a saved --guard-index")
+    if guide and guard is not None and not guard.leads_away:
+        raise ValueError(f"--guide needs an encoder with a gradient, and {guard.encoder.name} has none; leave it out")
     if guard is not None and guard.index.shape != tuple(model.shape):
-        raise ValueError(f"--guard images are {guard.index.shape}, the model makes {tuple(model.shape)}; set --size")
+        raise ValueError(
+            f"--guard images are {guard.index.shape}, the model makes {tuple(model.shape)}; set --size or --channels"
+        )
 
 
 def _where(device: str, place: Place, model: Model) -> str:

@@ -107,10 +107,11 @@ class Shards:
         """Remove what an earlier run left of this process's batches and their pictures.
 
         Raises:
-            ValueError: if there are pictures but no plan: no run has left them.
+            ValueError: if there are pictures or samples but no plan: no run has left them.
         """
         out = self.folder.parent
         kept = [f for f in (*out.glob("*"), *out.glob("*/*")) if f.suffix.lower() in SUFFIXES]
+        kept += [file for file in (out / "samples.npz", out / "sample.json") if file.exists()]
         if kept and not (self.folder / "plan.json").exists():
             raise ValueError(f"{out} holds images that no sampling run has left, {kept[0]}; choose another --out")
         for file in [*self.folder.glob("*.npz"), *images.glob("*.png")]:

@@ -11,8 +11,8 @@ from temperance import hub
 from temperance.autoguidance import Autoguided
 from temperance.data import Images
 from temperance.engine import EmpiricalDenoiser
-from temperance.features import Classifier, Pixels, by_name
-from temperance.guard import Guard
+from temperance.features import Classifier, by_name
+from temperance.guard import PICTURES, Guard
 from temperance.hub import Model
 from temperance.recipe import closed_form
 from temperance.run.earlier import nearest
@@ -93,8 +93,11 @@ def open_guard(
                 raise ValueError(f"--{name} is for a guard made from images: give --guard TRAIN")
         return None if index is None else Guard.load(index, None if encoder is None else by_name(encoder))
     space = by_name("pixels" if encoder is None else encoder)
-    if index is not None and isinstance(space, Pixels):
-        raise ValueError("--guard-index keeps features, and pixels would be the images: give --guard-encoder")
+    if index is not None and isinstance(space, PICTURES):
+        raise ValueError(
+            f"--guard-index keeps features, and {space.name} would be the images or small versions of them: give"
+            " another --guard-encoder, such as efficientnet"
+        )
     room = (min(train.pixels.shape[1:3]) - LEFT) // 2
     shift = 0 if isinstance(space, Classifier) else max(0, min(SHIFT, room))  # a classifier sees no parts of images
     if heldout is None:
