@@ -192,7 +192,8 @@ def test_analyze_lists_near_duplicates_and_suggests_a_command_that_runs(tmp_path
     pictures = np.random.default_rng(0).integers(0, 255, (30, 12, 12), np.uint8)
     for i in range(32):
         write(tmp_path / "my photos" / f"{i}.png", pictures[i % 30] ^ np.uint8(i // 30))
-    found = json.loads(run("analyze", tmp_path / "my photos", "--size", 12, "--out", tmp_path / "a", "--json").stdout)
+    asked = ["--size", 12, "--k", 4, "--out", tmp_path / "a", "--json"]
+    found = json.loads(run("analyze", tmp_path / "my photos", *asked).stdout)
     assert [(pair["image"], pair["of"]) for pair in found["near_duplicates"]] == [
         ("0.png", "30.png"),
         ("1.png", "31.png"),

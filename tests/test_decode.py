@@ -50,6 +50,8 @@ def test_scans_of_twelve_bits_are_told_of(tmp_path):
     scans = np.linspace(0, 4095, 64).reshape(8, 8).astype(np.uint16)
     with pytest.warns(InputWarning, match="brightest pixel of .* is 16 of 255"):
         one(tmp_path / "scans" / "a.png", scans)
+    with pytest.warns(InputWarning, match="brightest pixel of .* is 64 of 255"):
+        one(tmp_path / "deep" / "a.png", (scans.astype(float) / 4095 * 16383).round().astype(np.uint16))
     write(tmp_path / "scans" / "b.png", 16 * scans)
     assert len(load(tmp_path / "scans")) == 2  # one dark image among others is nothing to tell of
 

@@ -70,7 +70,8 @@ def analyze(
         bar.update()
         return value
 
-    k = suggest_k(len(once)) if k is None else k
+    usual = suggest_k(len(once))
+    k = usual if k is None else k
     table = done(neighbor_table(flat, k))
     sigma = done(collapse_sigma(flat, seed=seed))
     grid = levels(schedule, LEVELS).tolist()
@@ -86,7 +87,7 @@ def analyze(
         "shape": list(points.shape[1:]),
         "sha256": images.fingerprint,
         "duplicates": len(images) - len(once),
-        "near_duplicates": _pairs(images, table),
+        "near_duplicates": _pairs(images, table if k == usual else neighbor_table(flat, usual)),
         "effective_sample_size": [{"sigma": s, "effective_sample_size": size} for s, size in zip(grid, sizes)],
         "sigma_collapse": sigma,
         "expansion_factor": {"sigma": sigma / 4, "median": float(expansion.median())},

@@ -37,7 +37,7 @@ def sample(
         str, typer.Option(help="auto, heun, pc, adaptive, dpm, ancestral, nesterov or annealed.")
     ] = "auto",
     steps: Annotated[
-        int, typer.Option(help="Noise levels walked down (adaptive, nesterov, annealed: most evaluations).")
+        int, typer.Option(help="Noise levels walked down, or most evaluations; 0: the sampler's own number.")
     ] = 0,
     batch_size: Annotated[int, typer.Option(help="Images at a time; changes the result by rounding only.")] = 256,
     guard: GuardBy = None,

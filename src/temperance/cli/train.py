@@ -21,7 +21,9 @@ def train(
     temperature: Annotated[str, typer.Option(help="Strength tau of T = max(tau / sigma, 1), or auto.")] = "auto",
     sigma_collapse: Annotated[str, typer.Option(help="Sigma below which temperature smooths, or auto.")] = "auto",
     h: Annotated[str, typer.Option(help="Tangent width, auto, halved or matched.")] = "auto",
-    space: Annotated[str, typer.Option(help="Where neighbors are found: pixels or efficientnet.")] = "pixels",
+    space: Annotated[
+        str, typer.Option(help="Where neighbors are found: pixels or another encoder of audit.")
+    ] = "pixels",
     network: Annotated[str, typer.Option(help="auto, mlp, unet or a model folder to take it from.")] = "auto",
     init: Annotated[Path | None, typer.Option(help="Fine-tune the model of this run or diffusers folder.")] = None,
     class_conditional: Annotated[bool, typer.Option("--class-conditional", help="Tell the network the class.")] = False,

@@ -15,7 +15,7 @@ from temperance.data.pixels import Decoded, decode_file
 from temperance.data.source import Source
 
 PROGRESS_FROM = 1000  # files: below this, decoding ends before a bar is worth its line
-DARK = 63  # of 255: where the brightest pixel of 14 bits in 16 comes out; of 12 bits: 16
+DARK = 64  # of 255: where the brightest pixel of 14 bits in 16 comes out; of 12 bits: 16
 
 
 def decode_all(

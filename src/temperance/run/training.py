@@ -46,8 +46,8 @@ def train_run(
 
     A resumed run takes its settings from its own `config.yaml`, except for what is given anew; one that was stopped
     before its first checkpoint starts again. Nothing is written before the settings are known to work on the images.
-    With `heldout`, or if copies are to end it, the run is watched every `monitor_every` steps (`checkpoint_every`, if
-    that is 0). `shaped` is how the images were read, for `config.yaml`.
+    With `heldout`, or if copies are to end it, the run is watched every `monitor_every` steps; if that is 0, at every
+    checkpoint or, with `halve`, at landmarks. `shaped` is how the images were read, for `config.yaml`.
 
     Of several processes the first writes, and only it gets an answer.
     """
