@@ -67,6 +67,11 @@ def test_collapse_sigma_is_bracketed(scale):
     assert collapse_sigma(points, size=3.0) > sigma
 
 
+def test_collapse_sigma_of_stored_pixels_is_that_of_the_same_numbers():
+    stored = ((digits(60) + 1) * 8).round()
+    assert collapse_sigma(stored.to(torch.uint8)) == collapse_sigma(stored)
+
+
 def test_collapse_sigma_of_two_far_clusters_is_that_of_a_cluster():
     g = torch.Generator().manual_seed(0)
     points = torch.randn(40, 16, generator=g)

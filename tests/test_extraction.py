@@ -100,6 +100,21 @@ def test_dcr_share_known_answers():
         tm.dcr_share(x, train, heldout[1:])
 
 
+@pytest.mark.parametrize("modes", [1, 3, 5])
+def test_dcr_share_interval_covers_where_samples_show_a_few_modes(modes):
+    """Each mode is an unseen point: nothing is copied, and a half is right, however many samples show it."""
+    g = torch.Generator().manual_seed(0)
+    hit = 0
+    for _ in range(40):
+        train, heldout = torch.randn(2, 120, 8, generator=g)
+        centers = torch.randn(modes, 8, generator=g)
+        x = centers[torch.arange(300) % modes] + 1e-3 * torch.randn(300, 8, generator=g)
+        found = tm.dcr_share(x, train, heldout)
+        assert found.low is not None and found.high is not None
+        hit += found.low <= 0.5 <= found.high
+    assert hit >= 36
+
+
 def test_dcr_share_interval_covers():
     g = torch.Generator().manual_seed(0)
     hit = 0

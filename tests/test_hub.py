@@ -336,7 +336,7 @@ def test_what_is_not_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no model"):
         load(tmp_path)
     with pytest.raises(ValueError, match="holds no model"):
-        load(tmp_path / "nothing")
+        load(str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match="prediction_type"):
         process_of({"prediction_type": "flow"})
     for scheduler in (ScoreSdeVeScheduler(), CMStochasticIterativeScheduler()):

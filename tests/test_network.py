@@ -148,6 +148,15 @@ def test_the_class_reaches_the_network(make):
         denoiser(x, SIGMA)
 
 
+def test_a_label_that_a_network_would_not_hear_is_refused():
+    network = ResidualMlp(64)
+    x, noise = torch.zeros(2, 1, 8, 8), torch.zeros(2)
+    with pytest.raises(ValueError, match="takes no label"):
+        network(x, noise, torch.zeros(2, 5))
+    network.hear(5)
+    assert torch.equal(network(x, noise, torch.zeros(2, 5)), network(x, noise))
+
+
 def test_a_unit_stretches_the_noise_and_classes_change_no_other_first_weight():
     def network(**options):
         torch.manual_seed(0)

@@ -161,6 +161,19 @@ def test_mirrored_distances_are_those_of_the_mirror_images():
     torch.testing.assert_close(gap, table.distance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("schedule", [Flow(), Vp("cosine"), Edm()])
+def test_half_precision_has_the_levels_and_weights_of_full_precision(schedule, dtype):
+    mu, index = POINTS.repeat(40, 1, 1, 1), torch.arange(N).repeat(40)
+    full, half = (NoiseConditional(schedule)(x, index, generator()) for x in (mu, mu.to(dtype)))
+    assert torch.equal(full.sigma, half.sigma) and torch.equal(full.weight, half.weight)
+    assert half.x.dtype == half.denoised.dtype == half.condition.dtype == dtype
+    assert loss(half.denoised * 0.99, half).isfinite().all()
+    found = native(half, schedule, "eps")
+    assert found.y.dtype == found.output.dtype == dtype and found.y.isfinite().all() and found.output.isfinite().all()
+    assert torch.equal(found.t, native(full, schedule, "eps").t)
+
+
 def test_labels_and_weights_are_added_to_any_objective():
     labels = torch.arange(N) % 3
     plain = make("tangent")(POINTS[INDEX], INDEX, generator())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from temperance import metrics as tm
 from temperance.auditing import as_json, audit
-from temperance.data import Images, to_uint8
+from temperance.data import Images, InputWarning, to_uint8
 from temperance.features import LowRes
 from temperance.streaming import CopyMetric
 
@@ -133,6 +133,25 @@ def test_processes_agree_after_sync(tmp_path):
     for call in calls:
         _, err = call.communicate(timeout=120)
         assert call.returncode == 0, err.decode()[-2000:]
+
+
+def test_images_that_cannot_be_in_range_are_refused_and_those_of_half_of_it_told_of():
+    """Held against training images in [-1, 1], copies in [0, 1] would lie far from everything."""
+    stored = ((GENERATED + 1) * 127.5).round()
+    with pytest.raises(ValueError, match="got 0 to 255"):
+        CopyMetric(TRAIN).update(stored)
+    for wrong, said in ((stored.to(torch.uint8), "got uint8"), (stored, "got 0 to 255")):
+        with pytest.raises(ValueError, match=said):
+            audit(TRAIN, wrong, HELDOUT)
+    with pytest.warns(InputWarning, match=r"no value is below 0.* take 2 x - 1"):
+        CopyMetric(TRAIN).update((GENERATED + 1) / 2)
+    with pytest.warns(InputWarning, match=r"generated: no value is below 0"):
+        audit(TRAIN, (GENERATED + 1) / 2, HELDOUT)
+
+
+def test_a_training_set_of_one_image_is_refused_at_once():
+    with pytest.raises(ValueError, match="1 distinct image among 5"):
+        CopyMetric(TRAIN[:1].repeat(5, 1, 1, 1))
 
 
 def test_images_of_another_shape_are_refused():

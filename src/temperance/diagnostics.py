@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 from torch import Generator, Tensor
 
 from temperance.denoiser import Denoiser
@@ -44,9 +44,9 @@ def mean_effective_sample_size(
 class _Crowd:
     """The same draws mu and eps at every noise level, and an engine prepared once."""
 
-    def __init__(self, points: Float[Tensor, "n d"], draws: int, seed: int):
+    def __init__(self, points: Real[Tensor, "n d"], draws: int, seed: int):
         generator = Generator().manual_seed(seed)
-        points = distinct(points)
+        points = distinct(points if points.is_floating_point() else points.float())
         self.denoiser = EmpiricalDenoiser(points)
         self.mu = points[torch.randint(len(points), (draws,), generator=generator)]
         self.noise = torch.randn(self.mu.shape, generator=generator).to(self.mu)
@@ -58,7 +58,7 @@ class _Crowd:
 
 
 def collapse_sigma(
-    points: Float[Tensor, "n d"],
+    points: Real[Tensor, "n d"],
     *,
     size: float = 1.5,
     draws: int = 256,

@@ -202,10 +202,15 @@ def new_denoiser(
     return Blind(network, mean_square**0.5, mean_square)
 
 
-def save(folder: Path, model: Model) -> None:
-    """Write a model folder atomically: complete or not at all."""
+def save(folder: Path | str, model: Model) -> None:
+    """Write a model folder atomically: complete or not at all.
+
+    Raises:
+        ValueError: for a denoiser that is none of the package's; of an `Autoguided` one, save its two models.
+    """
     denoiser = model.denoiser
-    assert isinstance(denoiser, Preconditioned | Blind | Parameterized)
+    if not isinstance(denoiser, Preconditioned | Blind | Parameterized):
+        raise ValueError(f"a {type(denoiser).__name__} cannot be saved; save the models that it is made of")
     about = dict(model.about)
     about["denoiser"] = {"told": not isinstance(denoiser, Blind), "sigma_data": denoiser.sigma_data}
     if isinstance(denoiser, Blind):
@@ -215,7 +220,7 @@ def save(folder: Path, model: Model) -> None:
     name = next(k for k, v in SCHEDULES.items() if isinstance(model.schedule, v))
     about["schedule"] = {"process": name, **asdict(model.schedule)}  # pyright: ignore[reportArgumentType]
     about["shape"] = list(model.shape)
-    with new_folder(folder) as scratch:
+    with new_folder(Path(folder)) as scratch:
         if isinstance(denoiser.network, Unet):
             _save_unet(scratch, denoiser.network.unet, stock_scheduler(model))
         else:
@@ -278,12 +283,13 @@ def _mlp_config(network: ResidualMlp) -> dict[str, Any]:
     }
 
 
-def load(folder: Path) -> Model:
+def load(folder: Path | str) -> Model:
     """Open a run (`RUN/model/`), a model folder, or a diffusers folder with a UNet2DModel and its scheduler.
 
     Raises:
         ValueError: in one line, if the folder holds none of these.
     """
+    folder = Path(folder)
     folder = folder / "model" if (folder / "model").is_dir() else folder
     try:
         return _load(folder) if (folder / ABOUT).exists() else _load_foreign(folder)

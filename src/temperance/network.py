@@ -61,6 +61,8 @@ class ResidualMlp(nn.Module):
             context = context + self.label(_needed(label))
         if self.change is not None and label is not None:
             context = context + self.change(label)
+        if self.label is None and self.change is None and label is not None:
+            raise ValueError("this network takes no label: make it with classes=..., or call hear(5) for changes")
         hidden = self.inward(x.flatten(1)) + context
         for block in self.blocks:
             hidden = hidden + block(hidden + context)

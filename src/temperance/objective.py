@@ -74,6 +74,8 @@ def native(target: Target, schedule: Schedule, name: str) -> Native:
 
     `name`: denoised, eps, v or velocity. Unweighted squared error to `output` is the usual loss of such a network.
     For smoothed objectives the output follows from the smoothed denoised image, so it is not the noise that was added.
+    Draw the target from float32 images and cast what the network is given: noise of a low level that was added in half
+    precision cannot be told from rounding.
 
     Raises:
         ValueError: for another `name`.
@@ -81,7 +83,8 @@ def native(target: Target, schedule: Schedule, name: str) -> Native:
     t = schedule.time(target.sigma)
     alpha, _ = schedule.kernel(t)
     output = prediction(name).from_denoised(target.x, target.denoised, target.sigma)
-    return Native(expand(alpha, target.x) * target.x, t, output)
+    kind = target.x.dtype
+    return Native((expand(alpha, target.x) * target.x).to(kind), t, output.to(kind))
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Labeled:
 
     def __call__(self, mu: Float[Tensor, "batch *shape"], index: Int[Tensor, " batch"], generator: Generator) -> Target:
         """The other objective's target, with labels."""
-        return self.objective(mu, index, generator)._replace(label=self.labels[index])
+        return self.objective(mu, index, generator)._replace(label=torch.as_tensor(self.labels)[index].long())
 
 
 @dataclass(frozen=True)
@@ -239,7 +242,8 @@ class Augmented:
 
     Samples are drawn with no change told, so that none is seen in them: the non-leaking augmentation of Karras et al.
     2022 (arXiv 2206.00364, appendix F.2). The network learns from more than the training images. Noise is added after
-    the change. Cost over the other objective: one resampling.
+    the change. The network must take five numbers a row for a label: `network.hear(5)` of the package's own. Cost over
+    the other objective: one resampling.
 
     Raises:
         ValueError: for an objective whose target is not the image that noise was added to.
@@ -261,7 +265,10 @@ class Augmented:
 
 
 def _noised(mu: Tensor, schedule: Schedule, generator: Generator, *, told: bool) -> Target:
+    """Levels and weights are float32 at least: in half precision some overflow, and noise is lost to rounding."""
+    wide = torch.promote_types(mu.dtype, torch.float32)
     alpha, sigma = schedule.kernel(schedule.draw(len(mu), generator))
-    sigma = (sigma / alpha).to(mu)
-    eps = torch.randn(mu.shape, generator=generator, device=generator.device).to(mu)
-    return Target(mu + expand(sigma, mu) * eps, mu, sigma, sigma if told else None, schedule.weight(sigma))
+    sigma = (sigma / alpha).to(mu.device, wide)
+    eps = torch.randn(mu.shape, generator=generator, device=generator.device).to(mu.device, wide)
+    x = (mu + expand(sigma, mu) * eps).to(mu.dtype)
+    return Target(x, mu, sigma, sigma.to(mu.dtype) if told else None, schedule.weight(sigma))

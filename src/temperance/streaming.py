@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temperance import metrics as tm
+from temperance.data import check_range, warn_of_range
 from temperance.distance import duplicates
 from temperance.features import Encoder, Pixels, encode
 from temperance.report import Measurement
@@ -57,8 +58,11 @@ class CopyMetric:
         Cost: 2 f n m flops for the held-out images, then 2 f n per image of an update.
         """
         self.encoder, self.shape = encoder or Pixels(), train.shape[1:]
+        self.darkest = float(check_range(train, "train").min()) if len(train) else 0.0
         self.train = encode(self.encoder, train)
         self.group = duplicates(self.train, duplicate_radius)
+        if len(self.group.unique()) < 2:
+            raise ValueError(f"train holds 1 distinct image among {len(train)}; d1/d2 needs 2 distinct ones")
         self.spacing = torch.full((len(train),), torch.nan)
         self.null = None if heldout is None else self._near(heldout)
         self.parts: list[tm.Proximity] = []
@@ -76,6 +80,7 @@ class CopyMetric:
     def _near(self, images: Tensor) -> tm.Proximity:
         if images.shape[1:] != self.shape:
             raise ValueError(f"images must be {tuple(self.shape)} as in training, got {tuple(images.shape[1:])}")
+        warn_of_range(float(check_range(images, "images").min()), self.darkest, "images")
         return tm.proximity(encode(self.encoder, images), self.train, self.group)
 
     def compute(self) -> dict[str, Float[Tensor, ""]]:

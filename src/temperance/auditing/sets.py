@@ -7,9 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from temperance.data import Images, among, digests, to_uint8
-
-REACH = 5.0  # beyond it no sampler goes, however early it was stopped; pixels from 0 to 255 do
+from temperance.data import Images, among, check_range, digests, to_uint8, warn_of_range
 
 
 def check(sets: dict[str, Any], fdr: float) -> dict[str, Images]:
@@ -27,6 +25,10 @@ def check(sets: dict[str, Any], fdr: float) -> dict[str, Images]:
                 " same size and channels"
             )
     train = found["train"].pixels
+    darkest = float(train.min()) / 127.5 - 1
+    for key, value in sets.items():
+        if isinstance(value, Tensor):
+            warn_of_range(float(value.min()), darkest, key)
     if not any((image != train[0]).any() for image in train[1:]):
         raise ValueError(f"train holds 1 distinct image among {len(train)}; d1/d2 needs 2 distinct ones")
     return found
@@ -41,24 +43,8 @@ def _images(value: Images | Tensor | np.ndarray, name: str) -> Images:
     if isinstance(value, Images):
         return value
     if isinstance(value, Tensor):
-        return Images(to_uint8(_checked(value, name).detach().cpu().float()), source=name)
+        return Images(to_uint8(check_range(value, name).detach().cpu().float()), source=name)
     return Images(value[..., None] if value.ndim == 3 else value, source=name)
-
-
-def _checked(value: Tensor, name: str) -> Tensor:
-    """A tensor that can be images in [-1, 1]: samples that nobody clamped reach beyond, stored pixels far beyond."""
-    hint = "; stored pixels are given as a NumPy array, uint8 [n, h, w, c]"
-    if value.ndim != 4 or not value.is_floating_point():
-        kind = str(value.dtype).removeprefix("torch.")
-        raise ValueError(
-            f"{name}: a tensor must hold floating-point images [n, c, h, w] in [-1, 1], got {kind} {list(value.shape)}"
-            + hint
-        )
-    if value.numel() and float(value.abs().max()) > REACH:
-        raise ValueError(
-            f"{name}: a tensor must hold images in [-1, 1], got {float(value.min()):g} to {float(value.max()):g}" + hint
-        )
-    return value
 
 
 def in_train(sets: dict[str, Images], mirrored: bool) -> dict[str, Bool[Tensor, " n"]]:

@@ -24,6 +24,7 @@ from temperance.data.images import (
 )
 from temperance.data.loading import load
 from temperance.data.pixels import WHITE
+from temperance.data.range import check_range, warn_of_range
 
 __all__ = [
     "BUILTINS",
@@ -37,6 +38,7 @@ __all__ = [
     "InputWarning",
     "Skipped",
     "among",
+    "check_range",
     "digests",
     "load",
     "natural",
@@ -44,4 +46,5 @@ __all__ = [
     "split",
     "to_uint8",
     "unlike",
+    "warn_of_range",
 ]

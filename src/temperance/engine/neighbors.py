@@ -54,6 +54,7 @@ def neighbor_table(
 
     Cost: n^2 d integer multiply-adds, and about 3 k float differences a row; k * 12 bytes a row on disk.
     """
+    labels = None if labels is None else torch.as_tensor(labels)
     where = points if space is None else space.flatten(1)
     for name, value in (("labels", labels), ("space", space)):
         if value is not None and len(value) != len(points):

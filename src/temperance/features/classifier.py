@@ -89,6 +89,7 @@ def train_classifier(
     Raises:
         ValueError: if there are fewer than two classes.
     """
+    images, labels = images.float(), torch.as_tensor(labels)
     classes, target = labels.unique(return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"a classifier needs at least two classes, got {len(classes)}; use the encoder pixels")

@@ -75,7 +75,7 @@ def _encode(encoder: Encoder, images: Tensor, batch_size: int, progress: bool) -
 def _key(name: str, images: Tensor) -> str:
     digest = hashlib.sha256(f"{name}|{images.dtype}|{tuple(images.shape)}".encode())
     for part in images.split(1024):
-        digest.update(part.detach().cpu().contiguous().numpy().data)
+        digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return f"{re.sub('[^A-Za-z0-9._-]', '_', name)[:64]}-{digest.hexdigest()[:32]}"
 
 

@@ -68,7 +68,7 @@ def fd_ratio(
         ValueError: as `frechet_distance`.
     """
     near, far = distances or [frechet_distance(x, r, interval=False) for r in (train, heldout)]
-    if far.value <= SAME * float(heldout.var(0).sum()):
+    if far.value <= SAME * float(heldout.double().var(0).sum()):
         return None
     value, low, high = near.value / far.value, None, None
     if len(x) >= 20 and (len(x) + x.shape[1]) * x.shape[1] ** 2 < CHEAP:

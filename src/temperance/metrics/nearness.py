@@ -1,7 +1,7 @@
 """Which side a generated image is nearer to: the images that were trained on, or the ones held out."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from temperance.distance import nearest
@@ -20,7 +20,8 @@ def dcr_share(
     distance to the closest record, Platzer & Reutterer 2021 (arXiv 2104.00635). Held-out images handed in as
     generated score 0: they lie on themselves. Interval: Wilson's, with the sample size that gives the variance over
     generated rows plus that over the references (ten-fold jackknife, conservative here): one reference row may be the
-    nearest of many.
+    nearest of many. Rows with the same two nearest references count by how many they differ from: (sum p^2)^-1 for
+    shares p of such pairs, so that a thousand samples of one mode are one.
 
     Raises:
         ValueError: if the references differ in size or shapes do not fit.
@@ -32,22 +33,30 @@ def dcr_share(
             f"train and heldout must be of equal size, got {len(train)} and {len(heldout)}; subsample the larger one"
         )
     folds = min(FOLDS, len(train))
-    a, b = (_per_fold(generated, reference, folds) for reference in (train, heldout))
+    (a, nearest_train), (b, nearest_heldout) = (
+        _per_fold(generated, reference, folds) for reference in (train, heldout)
+    )
     value, n = _closer(a, b), len(generated)
-    variance = value * (1 - value) / n
+    pairs = torch.stack([nearest_train, nearest_heldout], 1).unique(dim=0, return_counts=True)[1]
+    different = n**2 / float(pairs.double().square().sum())  # rows of one mode all say the same
+    variance = value * (1 - value) / different
     if folds > 1:
         others = [[j for j in range(folds) if j != i] for i in range(folds)]
         left = torch.tensor([_closer(a[:, keep], b[:, keep]) for keep in others], dtype=torch.float64)
         variance += float((folds - 1) * left.var(correction=0))
-    size = value * (1 - value) / variance if variance > 0 and 0 < value < 1 else n
+    size = value * (1 - value) / variance if variance > 0 and 0 < value < 1 else different
     low, high = wilson(value, size)
     return Measurement("dcr_share", value, low, high, n, None, "Platzer 2021, arXiv 2104.00635", 0.5)
 
 
-def _per_fold(x: Tensor, reference: Tensor, folds: int) -> Float[Tensor, "n folds"]:
-    """Distance of each row to the nearest reference row of every fold."""
+def _per_fold(x: Tensor, reference: Tensor, folds: int) -> tuple[Float[Tensor, "n folds"], Int[Tensor, " n"]]:
+    """Distance of each row to the nearest reference row of every fold, and which of all rows is the nearest."""
     fold = fold_of(len(reference), folds).to(reference.device)
-    return torch.cat([nearest(x, reference[fold == i], 1).distance for i in range(folds)], 1)
+    rows = [(fold == i).nonzero()[:, 0] for i in range(folds)]
+    found = [nearest(x, reference[row], 1) for row in rows]
+    distance = torch.cat([one.distance for one in found], 1)
+    index = torch.cat([row[one.index] for row, one in zip(rows, found)], 1)
+    return distance, index.gather(1, distance.argmin(1, keepdim=True))[:, 0]
 
 
 def _closer(a: Tensor, b: Tensor) -> float:
