@@ -60,6 +60,9 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+ENLARGED = 1.6  # pixels of a page for a point of a figure, at most
+
+
 @contextmanager
 def _axes(name: str, size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
     """A figure with one axes, in the style of the page, which holds until the end. Needs no display."""
@@ -78,13 +81,14 @@ def _svg(canvas: Any, name: str) -> str:
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1))
+    widest = f"max-width: {ENLARGED * 72 * canvas.get_figwidth():.0f}px"  # letters of all figures are of one size
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
     for stand_in, variable in _VARIABLES.items():
         text = text.replace(stand_in, f"var({variable})")
     return re.sub(r"(stroke|fill)=\"(var\([^)]*\))\"", r'style="\1: \2"', text).replace(
-        "<svg ", '<svg aria-hidden="true" ', 1
+        "<svg ", f'<svg aria-hidden="true" style="{widest}" ', 1
     )
 
 
