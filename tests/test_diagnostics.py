@@ -159,6 +159,9 @@ def test_near_duplicates_are_points_with_another_one_close_by():
     assert not near_duplicates(neighbors(points, 10)).any() and near_duplicate_share(points) == 0
     assert near_duplicate_share(torch.cat([points, points])) == 0  # exact ones are one point
     assert not near_duplicates(neighbors(both, 4)).any()  # too few to tell
+    assert (
+        near_duplicate_share(torch.cat([points[:2], again[:2]])) == near_duplicate_share(points[:1].repeat(9, 1)) == 0
+    )
 
 
 def test_beside_a_twin_images_have_the_settings_that_the_page_on_images_tells():

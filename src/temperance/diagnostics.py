@@ -170,6 +170,8 @@ def near_duplicates(table: Neighbors) -> Bool[Tensor, " n"]:
 def near_duplicate_share(points: Float[Tensor, "n d"], *, draws: int = 1000) -> float:
     """The share of `near_duplicates` among the distinct points, from this many of them. Cost: 2 n d flops each."""
     once = distinct(points)
+    if len(once) < 6:
+        return 0.0
     row = torch.randperm(len(once), generator=Generator().manual_seed(0))[:draws]
     table = Finder(once)(once[row], min(10, len(once) - 1), row)
     return float(near_duplicates(table).float().mean())

@@ -14,27 +14,9 @@ import numpy as np
 from temperance.data.images import InputError, InputWarning
 from temperance.data.source import Source
 
-SUFFIXES = frozenset(
-    [
-        ".png",
-        ".apng",
-        ".jpg",
-        ".jpeg",
-        ".jfif",
-        ".jpe",
-        ".webp",
-        ".avif",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-    ]
-)
-UNREAD = frozenset(  # pictures as well, of kinds that are not read: told, or images would be missing without a word
-    [".dcm", ".nii", ".heic", ".heif", ".jxl", ".jp2", ".tga", ".psd", ".svg", ".eps", ".exr", ".dng", ".cr2", ".nef"]
-)
+SUFFIXES = frozenset(".png .apng .jpg .jpeg .jfif .jpe .webp .avif .bmp .gif .tif .tiff .ppm .pgm".split())
+# Pictures as well, of kinds that are not read: told, or images would be missing without a word.
+UNREAD = frozenset(".dcm .nii .heic .heif .jxl .jp2 .tga .psd .svg .eps .exr .dng .cr2 .nef".split())
 
 
 def open_folder(path: Path) -> Source:
