@@ -14,9 +14,12 @@ import numpy as np
 from temperance.data.images import InputError, InputWarning
 from temperance.data.source import Source
 
-SUFFIXES = frozenset(".png .apng .jpg .jpeg .jfif .jpe .webp .avif .bmp .gif .tif .tiff .ppm .pgm".split())
+JPEG = (".jpg", ".jpeg", ".jfif", ".jpe")
+SUFFIXES = frozenset([*JPEG, ".png", ".apng", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"])
 # Pictures as well, of kinds that are not read: told, or images would be missing without a word.
-UNREAD = frozenset(".dcm .nii .heic .heif .jxl .jp2 .tga .psd .svg .eps .exr .dng .cr2 .nef".split())
+UNREAD = frozenset(
+    [".dcm", ".nii", ".heic", ".heif", ".jxl", ".jp2", ".tga", ".psd", ".svg", ".eps", ".exr", ".dng", ".cr2", ".nef"]
+)
 
 
 def open_folder(path: Path) -> Source:
