@@ -14,6 +14,7 @@ from temperance.data import load
 from temperance.denoiser import expand
 from temperance.run.earlier import FOLDER, kept, nearest
 from temperance.run.sampling import sample_run
+from temperance.run.settings import Given
 from temperance.run.sources import autoguided, open_model
 from temperance.run.training import train_run
 from temperance.sample import Noise, heun, integrate
@@ -37,7 +38,7 @@ class Towards(nn.Module):
 
 
 def trained(out, **changes):
-    train_run(IMAGES, out, DEFAULTS | changes, None, set(), [], resume=False, progress=False, device="cpu")
+    train_run(IMAGES, out, Given(DEFAULTS | changes), resume=False, progress=False, device="cpu")
     return out
 
 
@@ -80,7 +81,7 @@ def test_a_run_that_copying_ends_is_guided_by_a_quarter_of_what_it_came_to(folde
     longer = trained(tmp_path / "run", steps=6)
     assert kept(longer) == [1, 2, 3, 4, 6]
     config = {**DEFAULTS, "steps": 24}
-    train_run(IMAGES, longer, config, None, {"steps"}, [], resume=True, progress=False, device="cpu")
+    train_run(IMAGES, longer, Given(config, typed={"steps"}), resume=True, progress=False, device="cpu")
     assert kept(longer) == [2, 3, 4, 6, 8, 11, 16, 23] and nearest(longer, 24).name == "6"
     stopped = open_model(str(folder))
     stopped.about["step"] = 8

@@ -13,7 +13,7 @@ from temperance.data import Images, load
 from temperance.hub import Model
 from temperance.metrics import Proximity, wilson
 from temperance.run.monitor import TOLERATED, Monitor, usual_share
-from temperance.run.settings import settings_from
+from temperance.run.settings import Given, settings_from
 from temperance.run.training import labels_of, train_run
 from temperance.schedule import Edm
 from temperance.train import Settings, read_metrics, stopped_at
@@ -24,7 +24,13 @@ DEFAULTS = {"objective": "tangent", "k": 4, "steps": 12, "batch_size": 8, "seed"
 
 def run(out, *assignments, config=None, **options):
     return train_run(
-        IMAGES, out, DEFAULTS, config, set(), list(assignments), resume=False, progress=False, device="cpu", **options
+        IMAGES,
+        out,
+        Given(DEFAULTS, config, assignments=assignments),
+        resume=False,
+        progress=False,
+        device="cpu",
+        **options,
     )
 
 
@@ -101,7 +107,7 @@ def test_a_run_goes_back_to_half_of_the_steps_that_copies_came_after(tmp_path):
 
     def trained(out, *assignments, resume=False):
         found = train_run(
-            few, out, {**DEFAULTS, **config}, None, set(), ["monitor_samples=40", *assignments],
+            few, out, Given(DEFAULTS | config, assignments=["monitor_samples=40", *assignments]),
             resume=resume, progress=False, device="cpu",
         )  # fmt: skip
         assert found is not None
@@ -137,7 +143,7 @@ def test_a_resumed_run_takes_from_a_file_what_it_says_and_the_rest_from_itself(t
     run(tmp_path / "run", "seed=7", "objective=conditional", "on_copying=stop", "checkpoint_every=6")
     (tmp_path / "rate.yaml").write_text("lr: 5e-4\nsteps: 18")
     found = train_run(
-        IMAGES, tmp_path / "run", DEFAULTS, tmp_path / "rate.yaml", set(), ["keep=5"],
+        IMAGES, tmp_path / "run", Given(DEFAULTS, tmp_path / "rate.yaml", assignments=["keep=5"]),
         resume=True, progress=False, device="cpu",
     )  # fmt: skip
     assert found is not None
@@ -184,8 +190,7 @@ def test_near_duplicates_among_the_training_images_are_told(tmp_path, capsys):
     shades[:, 0, 0] += 1
     doubled = Images(np.concatenate([IMAGES.pixels, shades]))
     train_run(
-        doubled, tmp_path, DEFAULTS | {"k": 10, "steps": 2}, None, set(), [],
-        resume=False, progress=False, device="cpu",
+        doubled, tmp_path, Given(DEFAULTS | {"k": 10, "steps": 2}), resume=False, progress=False, device="cpu",
     )  # fmt: skip
     assert "100% of the images have a near-duplicate" in capsys.readouterr().err
 
@@ -201,12 +206,12 @@ def test_classes_are_those_that_images_have():
 def test_every_setting_can_be_set_and_the_nearest_name_is_told(tmp_path):
     for name, value in vars(Settings()).items():
         text = {"on_copying": "stop", "lr_schedule": "linear", "precision": "bf16", "weight": "edm"}.get(name, value)
-        _, settings, _ = settings_from({}, None, set(), [f"{name}={text}"])
+        _, settings, _ = settings_from(Given({}, assignments=[f"{name}={text}"]))
         assert getattr(settings, name) == text
     (tmp_path / "rate.yaml").write_text("lr: 1e-3\n")  # text to YAML
-    assert settings_from({}, tmp_path / "rate.yaml", set(), [])[1].lr == 1e-3
+    assert settings_from(Given({}, tmp_path / "rate.yaml"))[1].lr == 1e-3
     with pytest.raises(ValueError, match="did you mean noise_groups"):
-        settings_from({}, None, set(), ["noise_group=2"])
+        settings_from(Given({}, assignments=["noise_group=2"]))
 
 
 @pytest.mark.parametrize(("heldout", "copies"), [(0, 7), (12, 7), (200, 4), (1000, 2)])

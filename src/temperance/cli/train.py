@@ -46,7 +46,7 @@ def train(
     json_: AsJson = False,
 ) -> dict[str, Any] | None:
     """Train a diffusion model that generalizes instead of copying."""
-    given = {
+    options = {
         "objective": objective, "process": process, "k": number_or_word("k", k, int),
         "h": number_or_word("h", h, words=("auto", "halved", "matched")),
         "temperature": number_or_word("temperature", temperature),
@@ -55,7 +55,7 @@ def train(
         "class_conditional": class_conditional, "flips": flips,
         "steps": steps, "batch_size": batch_size, "lr": lr, "ema": ema, "seed": seed,
     }  # fmt: skip
-    from temperance.run.settings import about_data
+    from temperance.run.settings import Given, about_data
     from temperance.run.shards import Place
     from temperance.run.training import train_run
 
@@ -71,9 +71,9 @@ def train(
         outside(out, data, unseen)
     images = load(data, size, channels, on_bad, kept, minimum=2, quiet=silent)
     against = load(unseen, size, channels, on_bad, kept, minimum=2, quiet=silent) if unseen else None
-    typed = {name for name in given if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
+    typed = {name for name in options if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
     found = train_run(
-        images, out, given, config, typed, set_ or [], resume=resume, progress=not quiet, device=device,
+        images, out, Given(options, config, typed, set_ or ()), resume=resume, progress=not quiet, device=device,
         heldout=against, shaped={"size": size, "channels": channels},
     )  # fmt: skip
     if found is None:

@@ -1,9 +1,11 @@
 """The settings of a training run: defaults, a file, typed options and `--set`, later ones win."""
 
 import difflib
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -34,24 +36,27 @@ def about_data(*files: Path | None) -> dict[str, Any]:
     return {key: value for of in held for key, value in of.items() if key in ABOUT_DATA}
 
 
-def settings_from(
-    defaults: dict[str, Any],
-    config: Path | None,
-    typed: set[str],
-    assignments: list[str],
-    *,
-    resumed: Path | None = None,
-) -> tuple[Recipe, Settings, set[str]]:
-    """Merge option defaults, files, the options named in `typed`, and `key=value`; later ones win.
+class Given(NamedTuple):
+    """Where settings come from: options, of which some were `typed`, a file, and texts `key=value`."""
 
-    `resumed` is the configuration of a run that goes on; `config`, a file that was asked for, wins over it. Model
+    options: dict[str, Any]
+    config: Path | None = None
+    typed: AbstractSet[str] = frozenset()
+    assignments: Sequence[str] = ()
+
+
+def settings_from(given: Given, resumed: Path | None = None) -> tuple[Recipe, Settings, set[str]]:
+    """Merge what options are by default, files, the options that were typed, and `key=value`; later ones win.
+
+    `resumed` is the configuration of a run that goes on; the file that was asked for wins over it. Model
     folders are made absolute: a run may be resumed from elsewhere. Also returns the names that were asked for.
 
     Raises:
         ValueError: for a key that does not exist (the nearest one is named) or a value of the wrong kind.
     """
-    asked = _held(config) | {name: defaults[name] for name in typed} | _assigned(assignments)
-    merged = defaults | _held(resumed) | asked
+    typed = {name: given.options[name] for name in given.typed}
+    asked = _held(given.config) | typed | _assigned(given.assignments)
+    merged = given.options | _held(resumed) | asked
     for key in merged:
         if key not in names():
             near = difflib.get_close_matches(str(key), names(), n=1)
@@ -75,7 +80,7 @@ def _held(config: Path | None) -> dict[str, Any]:
     return {key: _number(value) for key, value in held.items() if key not in ABOUT_DATA}
 
 
-def _assigned(assignments: list[str]) -> dict[str, Any]:
+def _assigned(assignments: Sequence[str]) -> dict[str, Any]:
     """What `key=value` texts say, as YAML would."""
     found = {}
     for text in assignments:

@@ -21,7 +21,7 @@ from temperance.diagnostics import near_duplicate_share
 from temperance.recipe import USED_BY, Recipe, fit, mirrored, prepare
 from temperance.run.earlier import keep, nearest
 from temperance.run.monitor import Monitor
-from temperance.run.settings import settings_from
+from temperance.run.settings import Given, settings_from
 from temperance.run.shards import Place
 from temperance.train import Settings, listed, step_of, stopped_at
 
@@ -31,10 +31,7 @@ MANY = 0.05  # near-duplicates among the training images that are worth a word
 def train_run(
     images: Images,
     out: Path,
-    defaults: dict[str, Any],
-    config: Path | None,
-    typed: set[str],
-    assignments: list[str],
+    given: Given,
     *,
     resume: bool,
     progress: bool,
@@ -53,9 +50,7 @@ def train_run(
     """
     if resume:
         _check_resumable(out, images)
-    recipe, settings, asked = settings_from(
-        defaults, config, typed, assignments, resumed=out / "config.yaml" if resume else None
-    )
+    recipe, settings, asked = settings_from(given, resumed=out / "config.yaml" if resume else None)
     settings = _watched(settings, heldout is not None)
     began = time.perf_counter()
     points = images.tensor()
