@@ -1,10 +1,11 @@
 """How often the audit is wrong where the truth is known: false alarms of a fitted tail, and intervals that miss.
 
-    python -m benchmarks.alarms [--quick] [--json]     half a minute; --quick: a tenth of the trials
+    python -m benchmarks.alarms [--quick] [--json]     a minute; --quick: a tenth of the trials
 
 Alarms: the share of trials in which something is flagged, at a rate of .05, though nothing is copied. Real digits, of
-which some train, some are held out and the rest is judged, in pixels; and distances that follow a power law, few held
-out and many judged. Intervals: how often KID's, from two blocks, holds the 0 that is true; and the 95 % interval of a
+which some train, some are held out and the rest is judged, in pixels; emoji at 16x16, many of which have a near twin,
+with 100, 300 and 500 held out, if they are installed; and distances that follow a power law, few held out and many
+judged. Intervals: how often KID's, from two blocks, holds the 0 that is true; and the 95 % interval of a
 Frechet distance between digits in turns of their classes, as a class-conditional model draws them.
 """
 
@@ -13,17 +14,19 @@ from benchmarks.common import arguments, show
 from torch import Generator, Tensor
 
 from temperance import metrics as tm
-from temperance.data import load
-from temperance.distance import nearest
+from temperance.data import InputError, load
+from temperance.distance import distinct, nearest
 
 RATE = 0.05
 
 
 def main() -> None:
     options = arguments()
+    digits = load("digits", progress=False).tensor().flatten(1)
     trials = range(10 if options.quick else 100)
     found = {
-        "alarms_digits": sum(alarm(*digits(seed)) for seed in trials) / len(trials),
+        "alarms_digits": sum(alarm(*distances(digits, 700, 300, 790, seed)) for seed in trials) / len(trials),
+        **emoji(trials),
         "alarms_power_law": sum(alarm(power_law(100, s), power_law(2000, 1000 + s)) for s in trials) / len(trials),
         "kid_holds": sum(map(kid_holds, trials)) / len(trials),
         **dict(zip(("frechet", "frechet_low", "frechet_high"), turns())),
@@ -36,12 +39,23 @@ def alarm(heldout: Tensor, judged: Tensor) -> bool:
     return bool(tm.benjamini_hochberg(null.p(judged), RATE).any())
 
 
-def digits(seed: int) -> tuple[Tensor, Tensor]:
-    """Distances of 300 held-out and 790 judged digits to 700 that train."""
-    x = load("digits", progress=False).tensor().flatten(1)
-    order = torch.randperm(len(x), generator=Generator().manual_seed(seed))
-    near = nearest(x[order[700:1790]], x[order[:700]], 1).distance[:, 0]
-    return near[:300], near[300:]
+def distances(x: Tensor, train: int, heldout: int, judged: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Distances of held-out and judged images to the training images, all different, split at random."""
+    order = torch.randperm(len(x), generator=Generator().manual_seed(seed))[: train + heldout + judged]
+    near = nearest(x[order[train:]], x[order[:train]], 1).distance[:, 0]
+    return near[:heldout], near[heldout:]
+
+
+def emoji(trials: range) -> dict[str, float]:
+    """Alarms on 500 emoji beside 500 that train, by the number held out; nothing where there are none."""
+    try:
+        x = distinct(load("emoji", size=16, progress=False).tensor().flatten(1))
+    except InputError:
+        return {}
+    return {
+        f"alarms_emoji_{m}": sum(alarm(*distances(x, 500, m, 500, seed)) for seed in trials) / len(trials)
+        for m in (100, 300, 500)
+    }
 
 
 def power_law(m: int, seed: int, power: float = 6.0) -> Tensor:

@@ -103,6 +103,15 @@ def test_too_few_heldout_images_for_the_rate_is_said():
     assert len(report.copies) == 10  # identical images are copies without any statistics
 
 
+def test_copies_that_no_figure_counts_are_told_first():
+    mirrored = np.concatenate([np.ascontiguousarray(TRAIN[:20, :, ::-1]), REST[:180]])
+    report = audit(TRAIN, mirrored, HELDOUT[:40])
+    found = as_json(report)["encoders"]["pixels"]
+    assert (found["memorized_fraction"], found["flagged"], found["identical"]) == (0, 0, 20)
+    assert found["null"]["fewest_flags"] > 20 and "; 20 equal a training image" in audit_page(report).lede
+    assert gate.broken(as_json(report), gate.limits(["identical=0"], []))
+
+
 def test_sets_of_different_size_are_refused_with_both_names():
     with pytest.raises(ValueError, match="train is 8x8 with 1 channel and generated is 6x8 with 1 channel"):
         audit(TRAIN, TRAIN[:, :6])

@@ -10,6 +10,7 @@ import pytest
 from pages import Outline, audited
 from temperance import report as tr
 from temperance.report.audit_tables import MEASURES
+from temperance.report.blocks import at_most
 from temperance.report.planted_block import planted_blocks
 
 
@@ -33,8 +34,38 @@ def test_audit_page_shows_every_number_with_interval_null_and_source():
 def test_audit_page_breaks_copying_down_by_class():
     (table,) = [b for b in tr.audit_page(audited()).blocks if b.title.startswith("By class")]
     cat, dog = ([c.text for c in r.cells] for r in table.rows)
-    assert cat[:4] == ["cat", "50", "140", "0.0 %"] and table.rows[0].cells[4].detail == "at most 2.1 % (3/n)"
+    assert cat[:4] == ["cat", "50", "140", "0.0 %"] and table.rows[0].cells[4].detail == "at most 2.2 % (3/n)"
     assert dog == ["dog", "40", "0", "–", "–", "–", "0"]
+
+
+def test_audit_page_says_what_equals_a_training_image_first():
+    shown = tr.audit_page(audited(identical={"pixels": 50, "dct": 1}))
+    assert "; 50 equal a training image, as it is, mirrored or moved." in shown.lede
+    assert "; 1 equals a training image" in shown.lede
+    assert [(t.value, t.label) for t in shown.tiles if "equal" in t.label] == [
+        ("50 of 150", "equal a training image · pixels"),
+        ("1 of 150", "equal a training image · dct"),
+    ]
+    assert "equal" not in tr.audit_page(audited()).lede
+
+
+def test_audit_page_says_how_many_could_not_be_flagged():
+    null = {"heldout": 40, "identical_heldout": 40, "fewest_flags": 9}
+    shown = tr.audit_page(audited(flags={"pixels": 0, "dct": 3}, nulls={"pixels": null, "dct": null}))
+    assert "40 real images that the model never saw went through" in shown.lede  # not the 80 that were given
+    assert "fewer than 9 cannot be flagged here." in shown.lede and "3 are closer than chance allows." in shown.lede
+    assert [t.detail for t in shown.tiles if t.label.startswith("closer than chance")] == [
+        "fewer than 9 cannot be flagged",
+        "flagged at the chosen rate",
+    ]
+    mixed = tr.audit_page(audited(nulls={"pixels": {"heldout": 80, "identical_heldout": 60}}))
+    assert "80 held-out images, of which 60 are training images, went through" in mixed.lede
+
+
+@pytest.mark.parametrize(("n", "said"), [(2, "100.0"), (150, "2.0"), (500, "0.6"), (12_000, "0.025"), (7, "42.9")])
+def test_an_upper_bound_is_never_rounded_down(n, said):
+    assert at_most(n) == f"at most {said} %"
+    assert float(said) >= min(100, 300 / n) - 1e-9
 
 
 def test_audit_page_says_what_was_attacked_and_what_not():

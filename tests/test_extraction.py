@@ -30,10 +30,10 @@ def test_adaptive_threshold_is_the_heldout_quantile():
     heldout = near([0.50, 0.52, 0.6, 0.7, 0.8, 0.9, 0.91, 0.92, 0.93, 0.94])
     generated = near([0.1, 0.49, 0.5, 0.51, 0.99])
     m = tm.memorized_adaptive(generated, heldout, rate=0.1)  # one of ten may lie below: the threshold is .52
-    assert (m.value, m.null, m.n) == (0.8, 0.1, 5)
+    assert (m.value, m.null, m.n) == (0.8, 2 / 11, 5)  # a further unseen image is below .52 as often as any rank
     assert tm.memorized_fraction(generated).value == 0.2  # the fixed 1/3 sees one of the four
     none = tm.memorized_adaptive(generated, heldout, rate=0.05)  # less than one of ten: below all of them
-    assert (none.value, none.null) == (0.4, 0.0)
+    assert (none.value, none.null) == (0.4, 1 / 11)
     with pytest.raises(ValueError, match="rate must lie between 0 and 1, got 1.5"):
         tm.memorized_adaptive(generated, heldout, rate=1.5)
 
@@ -43,7 +43,8 @@ def test_adaptive_threshold_is_the_heldout_quantile():
 def test_no_more_than_the_rate_of_the_null_is_below(values, rate):
     x = torch.tensor(values).double()
     value, low, high, null = tm.share_below(x, x, rate)
-    assert value == null <= rate + 1e-9
+    assert value <= rate + 1e-9
+    assert null == pytest.approx((value * len(x) + 1) / (len(x) + 1))
     assert 0 <= low <= value <= high <= 1
 
 
@@ -54,6 +55,15 @@ def test_interval_at_an_estimated_threshold_covers():
         tm.share_below(torch.randn(300, generator=g) - 1, torch.randn(400, generator=g), 0.05)[1:3] for _ in range(200)
     ]
     assert np.mean([low <= true <= high for low, high in ends]) >= 0.95
+
+
+@pytest.mark.parametrize("m", [5, 20, 50, 99, 100])
+def test_few_unseen_images_never_prove_a_leak_that_is_not_there(m):
+    g = torch.Generator().manual_seed(0)
+    found = [tm.share_below(torch.randn(500, generator=g), torch.randn(m, generator=g), 0.01) for _ in range(200)]
+    values, lows, _, nulls = zip(*found)
+    assert np.mean([low > 0.01 for low in lows]) <= 0.05
+    assert np.mean(values) == pytest.approx(np.mean(nulls), rel=0.25)  # what to expect of a model that leaks nothing
 
 
 def test_extraction_counts_images_within_delta():

@@ -99,6 +99,22 @@ def test_intervals_do_not_depend_on_the_order_of_rows():
     assert turns.high - turns.low < 1.5 * (mixed.high - mixed.low)
 
 
+def test_intervals_know_that_references_are_samples_too():
+    """Few directions, few images: the two references differ by as much as the generated rows do."""
+    mix = torch.randn(8, 24, generator=torch.Generator().manual_seed(1))
+
+    def drawn(seed):
+        draw = torch.Generator().manual_seed(seed)
+        return torch.randn(60, 8, generator=draw) @ mix + 0.1 * torch.randn(60, 24, generator=draw)
+
+    held = {"fd_ratio": 0, "kid": 0}
+    for seed in range(0, 120, 3):
+        x, train, heldout = map(drawn, range(seed, seed + 3))
+        for found, truth in ((tm.fd_ratio(x, train, heldout), 1), (tm.kid(x, heldout), 0)):
+            held[found.name] += found.low <= truth <= found.high
+    assert min(held.values()) >= 36, held
+
+
 def test_the_interval_of_kid_from_two_blocks_holds_as_often_as_it_says():
     held = 0
     for seed in range(100):

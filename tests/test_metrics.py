@@ -95,6 +95,16 @@ def test_copy_auc_interval_covers():
     assert 0.91 <= hit / 300 <= 0.98
 
 
+@pytest.mark.parametrize(("n", "m", "least"), [(1000, 3, 0.83), (1000, 10, 0.87), (10, 1000, 0.88), (10, 10, 0.93)])
+def test_copy_auc_interval_with_few_images_of_one_kind(n, m, least):
+    g = torch.Generator().manual_seed(0)
+    hit = 0
+    for _ in range(400):
+        found = tm.copy_auc(torch.randn(n, generator=g) - 1.5, torch.randn(m, generator=g))
+        hit += found.low <= 0.5 * (1 + math.erf(0.75)) <= found.high
+    assert hit / 400 >= least
+
+
 def test_wilson_known_values():
     assert tm.wilson(0.0, 100) == (0, pytest.approx(0.036995, abs=1e-5))
     assert tm.wilson(0.5, 100) == (pytest.approx(0.403832, abs=1e-5), pytest.approx(0.596168, abs=1e-5))
@@ -131,8 +141,8 @@ def test_false_discoveries_stay_below_the_rate():
 
 @pytest.mark.parametrize(("n", "m", "fdr", "least"), [(100, 999, 0.05, 2), (1000, 1000, 0.05, 20), (10, 19, 0.5, 1)])
 def test_fewest_flags_is_the_least_that_is_flagged(n, m, fdr, least):
-    assert tm.fewest_flags(n, m, fdr) == least
     heldout = torch.ones(m)
+    assert tm.Null(heldout).fewest(n, fdr) == least
     for count in (least - 1, least):
         distance = torch.full((n,), 2.0)
         distance[:count] = 0
@@ -169,6 +179,7 @@ def test_mifid_averages_over_generated_images():
     assert tm.mifid(x, train, fd, threshold=0.0).value == fd.value
     five = train[:5].repeat(16, 1)
     assert tm.mifid(five, train, tm.frechet_distance(five, train)).value > 1e6
+    assert tm.mifid(train, train, tm.frechet_distance(train, train)).value > 1e6  # 0 times anything is not the best
 
 
 def test_cosine_distance_of_orthogonal_rows_is_one():

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from scipy.stats import binom
 
 from temperance.data import Images, load
 from temperance.hub import Model
@@ -218,6 +219,13 @@ def test_every_setting_can_be_set_and_the_nearest_name_is_told(tmp_path):
 def test_an_alarm_takes_as_many_copies_as_the_page_on_training_says(heldout, copies):
     limit = usual_share(apart(heldout) if heldout else None)
     assert wilson((copies - 1) / 64, 64)[0] <= limit < wilson(copies / 64, 64)[0]
+
+
+def test_an_alarm_is_as_rare_without_copies_as_the_page_on_training_says():
+    unseen = apart(1000, copies=43)  # as emoji
+    takes = next(k for k in range(65) if wilson(k / 64, 64)[0] > usual_share(unseen))
+    chance = float(binom.sf(takes - 1, 64, 0.043))
+    assert 1 / 60 < chance < 1 / 45 and 1 - (1 - chance) ** 20 < 1 / 3
 
 
 def test_unseen_images_that_look_like_copies_are_usual_however_few():

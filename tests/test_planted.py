@@ -169,7 +169,7 @@ def test_held_out_images_that_collide_stay_in_the_null_as_ties():
     null = tm.fit_null(d, 1000, 0.05)
     assert (len(null.distance), null.kind, null.ties) == (205, "conformal", 5)
     assert float(null.p(torch.zeros(1))) == null.least == pytest.approx(6 / 206)
-    assert tm.fewest_flags(100, 205, 0.05, null.ties) == 59  # 59 of p 6/206 pass a step of 59 * 0.05 / 100, 58 do not
+    assert null.fewest(100, 0.05) == 59  # 59 of p 6/206 pass a step of 59 * 0.05 / 100, 58 do not
     coarse = (power_law(500, 0) * 20).ceil()  # distances of a hash: no smooth tail
     assert tm.fit_null(coarse, 1000, 0.05).kind == "conformal"
 
@@ -336,7 +336,7 @@ def test_gates_hold_every_measure_in_every_encoder(report):
     assert broken(found, limits(["0.99", "copy_auc=0.99", "flagged=6"], ["recall=0"])) == []
     (message,) = broken(found, limits(["flagged=5"], []))
     assert "flagged 6 in pixels is above --fail-above flagged=5" in message
-    assert len(broken(found, limits(["0.01", "flagged_fraction=0.01"], ["precision=1.1"]))) == 3
+    assert len(broken(found, limits(["0.01", "flagged_fraction=0.01"], ["vendi=1e9"]))) == 3
     (message,) = broken(found, limits(["memorized_at_most=0.1"], []))  # none can be stated where copies are found
     assert f"{found['encoders']['pixels']['memorized_ci'][1]:.4g} in pixels" in message
     none = {**found, "encoders": {"x": found["encoders"]["pixels"] | {"extracted_fraction": 0.0, "eidetic_k": None}}}
@@ -351,7 +351,14 @@ def test_every_measure_of_a_gate_is_in_the_report(report):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("copy_au=1", "did you mean copy_auc"), ("copy_auc=low", "MEASURE=NUMBER, got 'copy_auc=low'")]
+    ("text", "told"),
+    [
+        ("copy_au=1", "did you mean copy_auc"),
+        ("copy_auc=low", "MEASURE=NUMBER, got 'copy_auc=low'"),
+        ("5", "memorized_fraction lies between 0 and 1; 5 % is 0.05"),
+        ("recall=-1", "recall lies between 0 and 1"),
+        ("vendi=inf", "vendi takes a number"),
+    ],
 )
 def test_a_gate_that_makes_no_sense_is_refused_at_once(text, told):
     with pytest.raises(ValueError, match=told):

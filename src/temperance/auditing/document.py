@@ -69,6 +69,7 @@ def _figures(report: Report, encoder: str) -> dict[str, Any]:
         "memorized_at_most": None if copied.value else min(1.0, 3 / copied.n),
         "quality_n": found["fd_train"].n if "fd_train" in found else None,
         "flagged": report.flags[encoder],
+        "identical": report.identical.get(encoder),
         "null": report.nulls.get(encoder),
         "fdr": report.provenance["settings"]["fdr"],
         "intervals": {key: [m.low, m.high] for key, m in found.items()},

@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 from temperance.auditing.document import KEYS
 
 DEFAULT = "memorized_fraction"
-MEASURES = (*KEYS, "flagged", "flagged_fraction", "memorized_at_most")
+SHARES = (
+    *("memorized_fraction", "memorized_adaptive", "memorized_at_most", "copy_auc", "dcr_share", "extracted_fraction"),
+    *("flagged_fraction", "precision", "recall", "coverage"),
+)  # between 0 and 1
+MEASURES = (*KEYS, "flagged", "flagged_fraction", "identical", "memorized_at_most")
 HELDOUT = (
     *("copy_auc", "memorized_adaptive", "dcr_share", "ct_score", "fd_ratio", "fd_heldout", "fd_floor", "fld"),
     *("flagged", "flagged_fraction"),
@@ -58,6 +62,9 @@ def _limit(text: str, word: str) -> Limit:
         near = get_close_matches(name, MEASURES, n=1)
         hint = f"did you mean {near[0]}?" if near else "use one of these"
         raise ValueError(f"--fail-{word}: {name!r} is no measure; expected {', '.join(sorted(MEASURES))}; {hint}")
+    if math.isinf(value) or (name in SHARES and not 0 <= value <= 1):
+        bounds = "lies between 0 and 1; 5 % is 0.05" if name in SHARES else "takes a number"
+        raise ValueError(f"--fail-{word} {text} would never say anything: {name} {bounds}")
     return Limit(name, value, word, text)
 
 

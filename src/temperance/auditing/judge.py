@@ -21,6 +21,7 @@ from temperance.auditing.sets import check, in_train, unseen
 from temperance.auditing.views import Encoded
 from temperance.data import Images
 from temperance.denoiser import Denoiser
+from temperance.distance import duplicates
 from temperance.features import Encoder, Pixels
 from temperance.membership import membership
 from temperance.report import Measurement, Report
@@ -98,12 +99,15 @@ def audit(
         report.measurements[name] = copied | fidelity(rows, quality_limit, seed)
         report.flags[name] = None if flagged is None else int(flagged.sum())
         alike = 0 if shared is None else int(shared.sum())
-        report.nulls[name] = None if null is None else null.describe() | {"identical_heldout": alike}
+        n = len(sets["generated"])
+        about = {"identical_heldout": alike, "fewest_flags": 0 if null is None else null.fewest(n, fdr)}
+        report.nulls[name] = None if null is None else null.describe() | about
         report.classes[name] = by_class(sets["train"], near.generated, near.heldout, flagged)
         # In a coarse space different images lie at no distance from each other.
         certain = same["generated"] | ((near.match.distance == 0) & isinstance(encoder, Pixels))
+        report.identical[name] = int(certain.sum())
         copies += listed(sets, name, near, order, null, p, flagged, certain)
-        notes += power(name, len(sets["generated"]), fdr, null, flagged)
+        notes += power(name, n, fdr, null, flagged)
         if p is not None:
             p_values[name] = p
     copies.sort(key=lambda c: (1.0 if c["p_value"] is None else c["p_value"], c["distance"], c["ratio"]))
@@ -128,7 +132,9 @@ def audit(
 
 
 def _attack(model: Denoiser, sets: dict[str, Images], seed: int, progress: bool) -> tuple[Measurement, ...]:
-    train, heldout = (sets[key].tensor() for key in ("train", "heldout"))
+    """The membership test, in which a repeated image counts once, as everywhere else."""
+    points = [sets[key].tensor() for key in ("train", "heldout")]
+    train, heldout = (x[duplicates(x.flatten(1)).unique()] for x in points)
     return membership(model, train, heldout, seed=seed, progress=progress).measurements
 
 

@@ -14,8 +14,7 @@ def power(name: str, n: int, fdr: float, null: tm.Null | None, flagged: Tensor |
     """What the number of held-out images means for the flags, in sentences."""
     if null is None or flagged is None:
         return []
-    m = len(null.distance)
-    return _fitted(name, n, fdr, null) if null.edge else _counted(name, n, m, fdr, null.ties, flagged)
+    return _fitted(name, n, fdr, null) if null.edge else _counted(name, n, fdr, null, flagged)
 
 
 def shared_images(shared: Bool[Tensor, " n"] | None) -> list[str]:
@@ -38,17 +37,25 @@ def shared_images(shared: Bool[Tensor, " n"] | None) -> list[str]:
 def _fitted(name: str, n: int, fdr: float, null: tm.Null) -> list[str]:
     m = len(null.distance)
     closest = round(null.share * (m + 1)) - 1
+    fewest = null.fewest(n, fdr)
+    few = (
+        f" So at least {fewest} of them must be that close before any can be flagged: fewer copies, however exact, are"
+        " not seen by the flags. Give more held-out images, or judge fewer at a time."
+    )
     return [
         f"In {name}, {m} held-out images allow no p-value below 1/{m + 1} by counting, and flagging a single one of"
         f" {n} images at a false discovery rate of {fdr:g} takes {fdr / n:.2g}. P-values of images closer than every"
         f" held-out one therefore come from a generalized Pareto tail fitted to the log distances of the {closest}"
         f" closest held-out images (shape {null.shape:.2f}), down to {null.least:.2g}. That is an assumption; the"
         " planted controls show how it does on these sets. `p_conformal` in report.json is free of it."
+        + few
+        * (fewest > 1)
     ]
 
 
-def _counted(name: str, n: int, m: int, fdr: float, ties: int, flagged: Tensor) -> list[str]:
-    least = tm.fewest_flags(n, m, fdr, ties)
+def _counted(name: str, n: int, fdr: float, null: tm.Null, flagged: Tensor) -> list[str]:
+    m, ties = len(null.distance), null.ties
+    least = null.fewest(n, fdr)
     if least <= 1:
         return []
     some = f", {ties} of them at distance 0 from a training image," if ties else ""

@@ -16,9 +16,9 @@ def memorized_adaptive(generated: Proximity, heldout: Proximity, *, rate: float 
     """Share of images with d1/d2 below the value that a share `rate` of held-out real images stays below.
 
     The threshold 1/3 is too strict on some data (near-copies at .5 pass) and too loose on other data (unseen images
-    at .3 are called copies); this one asks the data. `rate` is right. The null is the share that held-out images reach
-    themselves: `rate`, or less where it falls between two of them. Source: the 1/3 of Yoon et al. 2023 replaced by a
-    held-out quantile (ours). Interval: see `share_below`.
+    at .3 are called copies); this one asks the data. `rate` is right. The null is the share of further unseen images
+    to be expected there: about `rate`, or more where the held-out ones are too few to resolve it. Source: the 1/3 of
+    Yoon et al. 2023 replaced by a held-out quantile (ours). Interval: see `share_below`.
 
     Raises:
         ValueError: if `rate` is not between 0 and 1.
@@ -32,11 +32,12 @@ def share_below(
     values: Float[Tensor, " n"], null: Float[Tensor, " m"], rate: float
 ) -> tuple[float, float, float, float]:
     """The share of `values` below the threshold that at most a share `rate` of `null` stays below, its 95 %
-    interval, and the share of `null` itself.
+    interval, and the share of further values like `null` that is to be expected below it.
 
     The interval is Wilson's (1927) at the ends of the threshold's own interval (order statistics at m rate -+ 1.96
-    standard deviations), so it holds for a threshold that was itself estimated; it is conservative. With m < 1 / rate
-    the threshold is the smallest of `null`, and the rate is not resolved.
+    standard deviations; below the first of them nothing is certain), so it holds for a threshold that was itself
+    estimated; it is conservative. With m < 1 / rate the threshold is the smallest of `null`, which 1 / (m + 1) of
+    further values stay below.
 
     Raises:
         ValueError: if `rate` is not between 0 and 1, or a set is empty.
@@ -49,7 +50,8 @@ def share_below(
     half = Z * math.sqrt(m * rate * (1 - rate))
     at = round(m * rate, 9)
     places = (math.floor(at - half), math.floor(at), math.ceil(at + half))
-    low, value, high = (order[min(max(0, p), m - 1)] for p in places)
+    low, value, high = (order[min(p, m - 1)] if p >= 0 else -math.inf for p in places)
     x = values.double()
     hits = [int((x < threshold).sum()) for threshold in (low, value, high)]
-    return hits[1] / len(x), share(hits[0], len(x))[1], share(hits[2], len(x))[2], float((order < value).sum()) / m
+    expected = (int((order < value).sum()) + 1) / (m + 1)
+    return hits[1] / len(x), share(hits[0], len(x))[1], share(hits[2], len(x))[2], expected

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from temperance.distance import Rows, direct
-from temperance.metrics.interval import Z, share, wilson
+from temperance.metrics.fidelity import SAME
+from temperance.metrics.interval import Z, share, student, wilson
 from temperance.metrics.nearest import Proximity
 from temperance.report import COPY_RATIO, Measurement
 
@@ -58,15 +59,17 @@ def copy_auc(generated: Float[Tensor, " n"], heldout: Float[Tensor, " m"]) -> Me
         heldout: the same for held-out real images.
 
     Ties count 1/2. Interval: Wilson's, with the sample size that gives DeLong's variance (DeLong 1988), so
-    that it keeps a width at 0 and 1. Cost: O((n + m) log(n + m)).
+    that it keeps a width at 0 and 1, and Student's t for that variance (Welch 1947), which few images know badly: with
+    3 of one kind it holds the truth in .87 of draws, with 10 in .9. Cost: O((n + m) log(n + m)).
     """
     a, b = generated.double().sort().values, heldout.double()  # sorted: no sum depends on the order
     wins_a, wins_b = _beats(a, b), 1 - _beats(b, a)
     value = float(wins_a.mean())
-    variance = sum(float(w.var()) / len(w) if len(w) > 1 else 0.25 for w in (wins_a, wins_b))
-    least = min(len(a), len(b))
+    parts = [float(w.var()) / len(w) if len(w) > 1 else 0.25 for w in (wins_a, wins_b)]
+    variance, least = sum(parts), min(len(a), len(b))
     size = value * (1 - value) / variance if variance > 0 and 0 < value < 1 else least
-    low, high = wilson(value, size)
+    spread = sum(part**2 / max(1, len(w) - 1) for part, w in zip(parts, (wins_a, wins_b)))
+    low, high = wilson(value, size, student(variance**2 / spread if spread > 0 else max(1, least - 1)))
     return Measurement("copy_auc", value, low, high, len(a), None, "Mann-Whitney; DeLong 1988", 0.5)
 
 
@@ -96,11 +99,6 @@ def benjamini_hochberg(p: Float[Tensor, " n"], fdr: float) -> Bool[Tensor, " n"]
     steps = torch.arange(1, len(p) + 1, dtype=torch.float64, device=p.device)
     allowed = order <= fdr * steps / len(p) * (1 + 1e-12)  # a p-value on a step is rejected, however it was rounded
     return p <= order[allowed][-1] if bool(allowed.any()) else torch.zeros_like(p, dtype=torch.bool)
-
-
-def fewest_flags(n: int, m: int, fdr: float, ties: int = 0) -> int:
-    """How many of `n` images must beat all `m` held-out ones but `ties` before Benjamini-Hochberg can reject any."""
-    return math.ceil(round(n * (1 + ties) / (fdr * (m + 1)), 9))
 
 
 def authpct(generated: Proximity, spacing: Float[Tensor, " m"], heldout: Proximity | None = None) -> Measurement:
@@ -151,15 +149,16 @@ def mifid(
 
     The memorization distance is the mean over the GENERATED images of their least cosine distance 1 - |cos|
     to any training image; averaging over training images instead, as some packages do, misses a generator
-    that repeats five of them. Source: Bai et al. 2021 (arXiv 2106.03062); the threshold was set for
+    that repeats five of them. A Frechet distance within rounding counts as that rounding: a generator of the training
+    set itself would else have 0, the best. Source: Bai et al. 2021 (arXiv 2106.03062); the threshold was set for
     Inception features there. The interval is that of the Frechet distance.
     """
     least = cosine_distance(generated, train).mean().item()
     factor = 1 / (least + 1e-15) if least < threshold else 1.0
-    low, high = (None if v is None else v * factor for v in (distance.low, distance.high))
-    return Measurement(
-        "mifid", distance.value * factor, low, high, len(generated), False, "Bai 2021, arXiv 2106.03062", None
-    )
+    rounding = SAME * float(generated.double().var(0, correction=0).sum()) if least < threshold else 0.0
+    low, high = (None if v is None else max(v, rounding) * factor for v in (distance.low, distance.high))
+    value = max(distance.value, rounding) * factor
+    return Measurement("mifid", value, low, high, len(generated), False, "Bai 2021, arXiv 2106.03062", None)
 
 
 def cosine_distance(x: Float[Tensor, "n f"], train: Rows) -> Float[Tensor, " n"]:

@@ -28,7 +28,7 @@ def vendi_score(x: Float[Tensor, "n f"], null: Float[Tensor, "m f"] | None = Non
     value, size = _vendi(x), min(x.shape)
     low = high = None
     if len(x) >= 20 and size**3 <= CHEAP:
-        low, high = jackknife(_vendi, x, value)
+        low, high = jackknife(_vendi, (x,), value)
         low = max(1.0, low)
     expected = None if null is None else _vendi(null)
     return Measurement("vendi", value, low, high, len(x), True, "Friedman 2022, arXiv 2210.02410", expected)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from temperance.distance import neighbors, squared
-from temperance.metrics.interval import Z, jackknife, share, student
+from temperance.metrics.interval import Z, around, jackknife, left_out, share, student
 from temperance.report import Measurement
 
 ROWS = 2048  # rows of a block where all pairs of two sets are visited: 32 MB of float64 distances
@@ -32,17 +32,16 @@ def frechet_distance(x: Float[Tensor, "n f"], reference: Float[Tensor, "m f"], *
     |mean difference|^2 + tr(A) + tr(B) - 2 tr((A B)^1/2). With A = R^T R from a QR factorisation, the last
     trace is the sum of the singular values of R_x R_ref^T: no covariance is squared, and f > n needs no
     special case. Comparable only at equal n and one encoder; it is FID only in Inception features. Source:
-    Dowson & Landau 1982; Heusel et al. 2017 (arXiv 1706.08500). Interval: ten-fold jackknife over `x`,
-    where that is cheap. Cost: 2 (n + m) f^2 flops in float64, in blocks.
+    Dowson & Landau 1982; Heusel et al. 2017 (arXiv 1706.08500). Interval: ten-fold jackknife over both sets,
+    where that is cheap; the bias of small sets is no part of it. Cost: 2 (n + m) f^2 flops in float64, in blocks.
 
     Raises:
         ValueError: if a set has fewer than 2 rows or the widths differ.
     """
-    other = _moments(reference, "reference")
-    value = _frechet(_moments(x, "generated"), other)
+    value = _between(x, reference)
     low = high = None
-    if interval and len(x) >= 20 and (len(x) + x.shape[1]) * x.shape[1] ** 2 < CHEAP:
-        low, high = jackknife(lambda part: _frechet(_moments(part, "generated"), other), x, value)
+    if interval and _cheap(x, reference):
+        low, high = jackknife(_between, (x, reference), value)
         low = max(0.0, low)
     return Measurement("frechet_distance", value, low, high, len(x), False, "Heusel 2017", None)
 
@@ -56,7 +55,7 @@ def fd_ratio(
     """Frechet distance to train over Frechet distance to held-out. 1: the set leans to neither; below 1: to train.
 
     The references should be of equal size, since a Frechet distance depends on it. None where the distance to
-    held-out is 0 but for rounding. Interval: ten-fold jackknife over `x`, where that is cheap.
+    held-out is 0 but for rounding. Interval: ten-fold jackknife over all three sets, where that is cheap.
 
     Args:
         x: the generated rows.
@@ -71,16 +70,20 @@ def fd_ratio(
     if far.value <= SAME * float(heldout.double().var(0).sum()):
         return None
     value, low, high = near.value / far.value, None, None
-    if len(x) >= 20 and (len(x) + x.shape[1]) * x.shape[1] ** 2 < CHEAP:
-        ends = [_moments(r, "reference") for r in (train, heldout)]
-
-        def ratio(part: Tensor) -> float:
-            own = _moments(part, "generated")
-            return _frechet(own, ends[0]) / max(_frechet(own, ends[1]), 1e-300)
-
-        low, high = jackknife(ratio, x, value)
+    if _cheap(x, train, heldout):
+        (own_near, other_near), (own_far, other_far) = (
+            [left_out(_between, (x, of), at) for at in (0, 1)] for of in (train, heldout)
+        )
+        parts = own_near / own_far.clamp(min=1e-300), other_near / far.value, near.value / other_far.clamp(min=1e-300)
+        low, high = around(value, parts)
         low = max(0.0, low)
     return Measurement("fd_ratio", value, low, high, len(x), None, "ratio of the two", 1.0)
+
+
+def _cheap(*sets: Tensor) -> bool:
+    """Whether Frechet distances of these sets may be recomputed ten times a set, and folds of them hold two rows."""
+    width = sets[0].shape[1]
+    return min(map(len, sets)) >= 20 and (max(map(len, sets)) + width) * width**2 < CHEAP
 
 
 def _moments(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
@@ -100,6 +103,10 @@ def _moments(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     return mean, stack[:held] / math.sqrt(len(x) - 1)
 
 
+def _between(x: Tensor, reference: Tensor) -> float:
+    return _frechet(_moments(x, "generated"), _moments(reference, "reference"))
+
+
 def _frechet(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
     if a[0].shape != b[0].shape:
         raise ValueError(f"generated and reference features differ in width: {len(a[0])} and {len(b[0])}")
@@ -114,8 +121,9 @@ def kid(
     """Unbiased squared MMD with the kernel (x.y / f + 1)^3. Lower is better; near 0, and may be below, if equal.
 
     Exact up to `block` rows; larger sets are shuffled, always in the same way, and cut into blocks whose estimates are
-    averaged (unbiased, linear cost). Interval: from the spread of the blocks (Student's t), or a ten-fold jackknife if
-    there is one. Source: Binkowski et al. 2018 (arXiv 1801.01401), eq. 4.
+    averaged (unbiased, linear cost). Interval: from the spread of the blocks (Student's t), or a ten-fold jackknife
+    over both sets if there is one; with few rows of many features both are somewhat too narrow. Source: Binkowski et
+    al. 2018 (arXiv 1801.01401), eq. 4.
 
     Raises:
         ValueError: if a set has fewer than 2 rows.
@@ -132,8 +140,8 @@ def kid(
     if interval and parts > 1:
         margin = student(parts - 1) * float(torch.tensor(values, dtype=torch.float64).std()) / math.sqrt(parts)
         low, high = value - margin, value + margin
-    elif interval and len(x) >= 20:
-        low, high = jackknife(lambda part: _mmd(part, reference), x, value)
+    elif interval and min(len(x), len(reference)) >= 20:
+        low, high = jackknife(_mmd, (x, reference), value)
     return Measurement("kid", value, low, high, len(x), False, "Binkowski 2018, arXiv 1801.01401", None)
 
 

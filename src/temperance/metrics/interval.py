@@ -1,7 +1,7 @@
 """What surrounds a figure: its 95 % interval, its null, and the sample it is taken on."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,13 +19,14 @@ def with_null(measurement: Measurement, null: Measurement | None) -> Measurement
     return measurement if null is None else replace(measurement, null=null.value)
 
 
-def wilson(share: float, n: float | int) -> tuple[float, float]:
+def wilson(share: float, n: float | int, z: float = Z) -> tuple[float, float]:
     """95 % score interval of a proportion observed over `n` (which may be an effective, fractional size).
 
-    Source: Wilson 1927. Never empty: 0 of n still gives an upper end of about 3.8 / (n + 3.8).
+    Source: Wilson 1927. Never empty: 0 of n still gives an upper end of about 3.8 / (n + 3.8). `z` is half the width
+    in standard errors: Student's where they were estimated from few values.
     """
-    center = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    center = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))
 
 
@@ -37,12 +38,29 @@ def share(hits: int, n: int) -> tuple[float, float, float]:
 
 
 def jackknife(
-    statistic: Callable[[Tensor], float], x: Float[Tensor, "n f"], value: float, folds: int = 10
+    statistic: Callable[..., float], sets: Sequence[Float[Tensor, "_ f"]], value: float, folds: int = 10
 ) -> tuple[float, float]:
-    """95 % interval around `value` from leaving out each of ten folds in turn (Student's t, folds - 1 degrees)."""
-    fold = fold_of(len(x), folds).to(x.device)
-    left = torch.tensor([statistic(x[fold != i]) for i in range(folds)], dtype=torch.float64)
-    margin = student(folds - 1) * float(left.std(correction=0)) * math.sqrt(folds - 1)
+    """95 % interval around `value` from leaving out each of ten folds of every set in turn, the others whole."""
+    return around(value, [left_out(statistic, sets, at, folds) for at in range(len(sets))])
+
+
+def left_out(
+    statistic: Callable[..., float], sets: Sequence[Float[Tensor, "_ f"]], at: int, folds: int = 10
+) -> Float[Tensor, " folds"]:
+    """The statistic of the sets without each fold of one of them."""
+    fold = fold_of(len(sets[at]), folds).to(sets[at].device)
+    parts = [[*sets[:at], sets[at][fold != i], *sets[at + 1 :]] for i in range(folds)]
+    return torch.tensor([statistic(*part) for part in parts], dtype=torch.float64)
+
+
+def around(value: float, left: Sequence[Float[Tensor, " folds"]]) -> tuple[float, float]:
+    """The interval from what `left_out` gives for every set: all are samples, and their variances add up.
+
+    Student's t of folds - 1 degrees, which is conservative for several sets.
+    """
+    folds = len(left[0])
+    variance = sum(float(of.var(correction=0)) * (folds - 1) for of in left)
+    margin = student(folds - 1) * math.sqrt(variance)
     return value - margin, value + margin
 
 
@@ -54,7 +72,7 @@ def fold_of(n: int, folds: int) -> Int[Tensor, " n"]:
     return torch.randperm(n, generator=torch.Generator().manual_seed(0)) % folds
 
 
-def student(degrees: int) -> float:
+def student(degrees: float | int) -> float:
     """Half the width of a 95 % interval in standard errors that were estimated with so many degrees of freedom."""
     return float(stdtrit(degrees, 0.975))
 

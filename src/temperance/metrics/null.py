@@ -5,6 +5,7 @@ coarse for the rate asked for, the lower tail of log distance is fitted, and ima
 their p-values from the fit: an assumption, and said to be one.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,10 @@ class Null:
     def ties(self) -> int:
         """How many held-out images lie at distance 0: no image is closer than they are."""
         return int((self.distance <= 0).sum())
+
+    def fewest(self, n: int, fdr: float) -> int:
+        """How many of `n` images must be as close as can be before Benjamini-Hochberg can reject any."""
+        return math.ceil(round(n * self.least / fdr, 9))
 
     def p(self, distance: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """P-values of 'no closer to the training set than unseen real images'."""

@@ -15,6 +15,7 @@ from temperance.report.blocks import (
     Report,
     Sign,
     Tile,
+    at_most,
     between,
     number,
     percent,
@@ -37,7 +38,7 @@ def audit_page(report: Report, *, title: str = "Does the generator hand back its
     tiles: list[Tile] = []
     blocks: list[Block] = []
     for i, (encoder, found) in enumerate(report.measurements.items()):
-        tiles += _audit_tiles(encoder, found, report.flags.get(encoder), len(report.measurements) > 1)
+        tiles += _audit_tiles(encoder, found, report, len(report.measurements) > 1)
         blocks.append(measures(encoder, found, "heldout" in report.sizes))
         blocks += _audit_figures(encoder, report.distances[encoder], i)
         blocks += planted_blocks(encoder, report.planted.get(encoder), i)
@@ -70,34 +71,62 @@ def _audit_lede(report: Report) -> str:
     sizes = report.sizes
     text = f"{sizes['generated']} generated images were compared with all {sizes['train']} training images"
     if "heldout" not in sizes:
+        text += _same(max(report.identical.values(), default=0))
         return text + (
             ". No held-out images were given. Images that equal a training image are listed; of the others, no number"
             " here can tell a near-copy from real data that merely look alike: give a held-out set to get p-values, the"
             " null of each figure, and distances to unseen data."
         )
-    text += f"; {sizes['heldout']} real images that the model never saw went through the same test as the null. "
-    parts = []
-    for encoder, found in report.measurements.items():
-        m = found["memorized_fraction"]
-        share = f"{percent(m.value)} are copies by d1/d2 (unseen real images: {percent(m.null)})"
-        if m.value == 0:
-            most = percent(min(1, 3 / m.n))
-            share = f"0 of {m.n} are copies by d1/d2, so at most {most} (3/n) with 95 % confidence"
-        flagged = report.flags.get(encoder)
-        more = "" if flagged is None else f"; {flagged} {'is' if flagged == 1 else 'are'} closer than chance allows"
-        parts.append(f"In {encoder}: {share}{more}.")
-    return text + " ".join(parts)
+    parts = [_verdict(encoder, found, report) for encoder, found in report.measurements.items()]
+    return f"{text}; {_null(report)} went through the same test as the null. {' '.join(parts)}"
 
 
-def _audit_tiles(encoder: str, found: Mapping[str, Measurement], flagged: int | None, several: bool) -> list[Tile]:
+def _null(report: Report) -> str:
+    """Which real images the null was taken on: not those that are training images, unless most of them are."""
+    given = report.sizes["heldout"]
+    about = next((null for null in report.nulls.values() if null is not None), {"heldout": given})
+    shared = about.get("identical_heldout", 0)
+    if about["heldout"] == given and shared:
+        return f"{given} held-out images, of which {shared} are training images,"
+    return f"{about['heldout']} real images that the model never saw"
+
+
+def _verdict(encoder: str, found: Mapping[str, Measurement], report: Report) -> str:
+    m, flagged = found["memorized_fraction"], report.flags.get(encoder)
+    share = f"{percent(m.value)} are copies by d1/d2 (unseen real images: {percent(m.null)})"
+    if m.value == 0:
+        share = f"0 of {m.n} are copies by d1/d2, so {at_most(m.n)} (3/n) with 95 % confidence"
+    more = "" if flagged is None else f"; {flagged} {'is' if flagged == 1 else 'are'} closer than chance allows"
+    if flagged == 0 and _blind(encoder, report):
+        more = f"; fewer than {_blind(encoder, report)} cannot be flagged here"
+    return f"In {encoder}: {share}{more}{_same(report.identical.get(encoder, 0))}."
+
+
+def _same(identical: int) -> str:
+    """How many are no question of distance."""
+    if identical == 0:
+        return ""
+    return f"; {identical} equal{'s' if identical == 1 else ''} a training image, as it is, mirrored or moved"
+
+
+def _blind(encoder: str, report: Report) -> int:
+    """How many images must be very close before one can be flagged; 0 where one is enough."""
+    fewest = (report.nulls.get(encoder) or {}).get("fewest_flags", 1)
+    return fewest if fewest > 1 else 0
+
+
+def _audit_tiles(encoder: str, found: Mapping[str, Measurement], report: Report, several: bool) -> list[Tile]:
     m, where = found["memorized_fraction"], f" · {encoder}" if several else ""
-    range95 = (
-        f"{between(m.low, m.high, percent)} at 95 %" if m.value else f"at most {percent(min(1, 3 / m.n))} at 95 % (3/n)"
-    )
+    flagged, identical = report.flags.get(encoder), report.identical.get(encoder, 0)
+    range95 = f"{between(m.low, m.high, percent)} at 95 %" if m.value else f"{at_most(m.n)} at 95 % (3/n)"
     null = "" if m.null is None else f" · unseen real {percent(m.null)}"
     tiles = [Tile(percent(m.value), f"copied by d1/d2{where}", range95 + null)]
+    if identical:
+        tiles.append(Tile(f"{identical} of {m.n}", f"equal a training image{where}", "as it is, mirrored or moved"))
     if flagged is not None:
-        tiles.append(Tile(f"{flagged} of {m.n}", f"closer than chance allows{where}", "flagged at the chosen rate"))
+        blind = _blind(encoder, report) if flagged == 0 else 0
+        detail = f"fewer than {blind} cannot be flagged" if blind else "flagged at the chosen rate"
+        tiles.append(Tile(f"{flagged} of {m.n}", f"closer than chance allows{where}", detail))
     if "copy_auc" in found:
         tiles.append(
             Tile(

@@ -2,7 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 
-from temperance.report.blocks import Block, Cell, Class, Column, Measurement, Row, Table, between, number, percent
+from temperance.report.blocks import (
+    Block,
+    Cell,
+    Class,
+    Column,
+    Measurement,
+    Row,
+    Table,
+    at_most,
+    between,
+    number,
+    percent,
+)
 
 COPYING, WHOLE = "Copying", "Quality and variety of the whole set"
 
@@ -15,7 +27,7 @@ MEASURES: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "memorized_adaptive": (
             "Copied, threshold from real data",
-            "The same with the threshold that 1 % of unseen real images stay below.",
+            "The same below what 1 % of unseen real images stay below; of fewer than 100, the lowest.",
         ),
         "ratio_median": (
             "Typical d1/d2",
@@ -82,7 +94,9 @@ _DIRECTION = {True: "higher", False: "lower", None: "as real"}
 
 _VALUE = Column("Value", "The figure for the generated images.")
 _INTERVAL = Column(
-    "95 % interval", "The range that holds the true figure with 95 % confidence, where one can be given."
+    "95 % interval",
+    "The range that holds the true figure with 95 % confidence, where one can be given. For precision, recall, density"
+    " and coverage it is the range for other images of the one set, with the other set as it is.",
 )
 _NULL = Column(
     "Real data",
@@ -116,7 +130,7 @@ def measures(encoder: str, found: Mapping[str, Measurement], heldout: bool) -> T
 
 def _measure(about: tuple[str, str], m: Measurement, group: str) -> Row:
     write = percent if m.name in _SHARES else number
-    most = f"at most {percent(min(1, 3 / m.n))} (3/n)" if m.name == "memorized_fraction" and m.value == 0 else ""
+    most = f"{at_most(m.n)} (3/n)" if m.name == "memorized_fraction" and m.value == 0 else ""
     cells = (
         Cell(*about),
         Cell(write(m.value), f"0 of {m.n:,}" if most else ""),
@@ -153,7 +167,7 @@ def classes(encoder: str, rows: Sequence[Class]) -> list[Block]:
 
 def _class(row: Class) -> tuple[Cell, ...]:
     m = row.copied
-    most = "" if m is None or m.value else f"at most {percent(min(1, 3 / m.n))} (3/n)"
+    most = "" if m is None or m.value else f"{at_most(m.n)} (3/n)"
     return (
         Cell(row.label),
         Cell(f"{row.train:,}"),

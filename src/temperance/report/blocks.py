@@ -92,6 +92,8 @@ class Report:
         tested: what was looked for, one sentence each.
         untested: what was not, one sentence each.
         flags: by encoder, the number of images flagged (None without held-out data).
+        identical: by encoder, how many generated images equal a training image, as it is or mirrored, in pixels also
+            moved.
         classes: by encoder, the training set's classes, where it has labels.
         planted: by encoder, what was found of planted copies (None where there are too few held-out images).
         nulls: by encoder, how p-values were made (None without held-out data).
@@ -108,6 +110,7 @@ class Report:
     tested: tuple[str, ...] = ()
     untested: tuple[str, ...] = ()
     flags: dict[str, int | None] = field(default_factory=dict)
+    identical: dict[str, int] = field(default_factory=dict)
     planted: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     nulls: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     combined: dict[str, Any] | None = None
@@ -272,6 +275,13 @@ def number(value: float | int | None) -> str:
 def percent(value: float | int | None) -> str:
     """A share as a percentage with one decimal."""
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
+
+
+def at_most(n: int) -> str:
+    """What 0 of n leaves possible at 95 %: the rule of three, rounded up."""
+    share = min(100.0, 300 / n)
+    digits = 1 if share >= 0.1 else 1 - math.floor(math.log10(share))
+    return f"at most {math.ceil(round(share * 10**digits, 6)) / 10**digits:.{digits}f} %"
 
 
 def between(low: float | None, high: float | None, write=number) -> str:
