@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a fortieth of the steps: shows that it runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    run(options, [s // 40 if options.quick else s for s in options.step or STEPS])
+    run(options, [max(1, s // 40) if options.quick else s for s in options.step or STEPS])
 
 
 def run(options: argparse.Namespace, steps: list[int]) -> None:

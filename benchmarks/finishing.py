@@ -32,7 +32,8 @@ def main() -> None:
     options = parser.parse_args()
     scale = 40 if options.quick else 1
     torch.set_num_threads(1)
-    run(options, [s // scale for s in options.first or FIRST], [s // scale for s in options.last or LAST])
+    first, last = ([max(1, s // scale) for s in steps] for steps in (options.first or FIRST, options.last or LAST))
+    run(options, first, last)
 
 
 def run(options: argparse.Namespace, first: list[int], last: list[int]) -> None:

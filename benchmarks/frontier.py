@@ -6,6 +6,7 @@ One panel for each study of three seeds and figure; a line joins the looks at on
 marker is a look that copies over .05 more than unseen images do.
 """
 
+import argparse
 import hashlib
 import json
 from collections.abc import Iterator
@@ -90,6 +91,7 @@ def drawn_from() -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     picture().savefig(PICTURE, dpi=100, metadata={"Rows": drawn_from()})
     print(PICTURE.relative_to(ROOT))
 

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a fortieth of the steps: shows that it runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    steps = [s // 40 if options.quick else s for s in options.step or STEPS]
+    steps = [max(1, s // 40) if options.quick else s for s in options.step or STEPS]
     run(options, steps, [] if options.alone else options.weight or [WEIGHT])
 
 

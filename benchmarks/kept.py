@@ -98,7 +98,10 @@ def main() -> None:
     missing = [str(file) for file in options.files if not file.is_file()]
     if missing:
         parser.error(f"no file {missing[0]}; give the study.json or results.json of runs")
-    keep(options.name, options.files, options.last)
+    try:
+        keep(options.name, options.files, options.last)
+    except (ValueError, KeyError, TypeError) as error:
+        parser.error(f"{' '.join(map(str, options.files))}: not all of it is a study.json or results.json ({error!r})")
 
 
 if __name__ == "__main__":

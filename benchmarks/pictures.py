@@ -5,6 +5,8 @@
 The samples are the first ones, not chosen. A frame marks those that count as copies; a title says how many of all do.
 """
 
+import argparse
+
 import matplotlib.pyplot as plt
 import torch
 from benchmarks.kept import ROOT
@@ -26,6 +28,7 @@ RED = "#c44e00"
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)  # as in the demo
     plan = Plan()
     points = draw_sets(plan.data, plan.n_train, plan.n_heldout, plan.seeds[0])[0].tensor()

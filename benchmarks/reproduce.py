@@ -101,9 +101,12 @@ def main() -> None:
 
 def repeat(name: str, out: Path, seed: int | None) -> bool:
     """Draw one table's rows again and say what came of each method; whether all repeat."""
+    kept = [r for r in rows(name) if seed in (None, r["seed"])]
+    if not kept:
+        there = ", ".join(str(s) for s in sorted({r["seed"] for r in rows(name)}))
+        sys.exit(f"{name} has no rows of seed {seed}; there are {there}")
     asked = [c if seed is None else split_of(c, seed) for c in commands(name)]
     new = [row for i, command in enumerate(asked) if command for row in drawn_again(command, out / f"{name}-{i}")]
-    kept = [r for r in rows(name) if seed in (None, r["seed"])]
     found = compared(kept, new)
     for method, again in found.items():
         print(f"{name} {method}: {again}", flush=True)

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     options = parser.parse_args()
     scale = 10 if options.quick else 1
-    early, last = [s // scale for s in options.early or (500, 1000)], options.last // scale
+    early, last = [max(1, s // scale) for s in options.early or (500, 1000)], max(1, options.last // scale)
     torch.set_num_threads(1)
     train, against = draw_split(options)
     points = train.tensor()

@@ -1,4 +1,4 @@
-"""The study: its grid, what it keeps, and what it concludes."""
+"""The study: its grid, and what it keeps."""
 
 import json
 from dataclasses import replace
@@ -19,7 +19,6 @@ from temperance.objective import NoiseConditional, TangentSmoothed, TemperatureS
 from temperance.recipe import OBJECTIVES, Recipe, prepare
 from temperance.schedule import Edm
 from temperance.study import METHODS, QUICK, Cell, Plan, cells, run, study
-from temperance.study.advice import advise, against_early_stop, half_stop, memorization_step, scaling
 from temperance.study.cell import Split, _drawn, check
 from temperance.study.methods import add_dropout
 from temperance.study.objectives import Band, Displaced, Floored, Literal, Mixing, Tangents
@@ -33,13 +32,6 @@ POINTS = torch.randn(40, 1, 4, 4, generator=Generator().manual_seed(0)).clamp(-1
 TABLE = neighbors(POINTS.flatten(1), 6)
 SCHEDULE = Edm(sigma_min=0.05, sigma_max=5.0)
 INDEX = torch.arange(24)
-
-
-def row(method: str, steps: int, copied: float, fd: float, recall: float, n: int = 100, seed: int = 0) -> dict:
-    return {
-        "method": method, "steps": steps, "n_train": n, "seed": seed, "memorized_fraction": copied,
-        "heldout_memorized_fraction": 0.0, "copy_auc": 0.5, "fd_heldout": fd, "recall": recall, "precision": 0.9,
-    }  # fmt: skip
 
 
 def timeless(rows: list[dict], *without: str) -> list[dict]:
@@ -72,80 +64,6 @@ def test_cells_with_different_settings_are_kept_apart():
 def test_a_plan_names_what_is_wrong(bad):
     with pytest.raises(ValueError, match=r"--over|unknown method|steps|seed"):
         replace(PLAN, **bad)
-
-
-def test_memorization_step_is_read_between_looks():
-    clean, copying = ({"memorized_fraction": m, "heldout_memorized_fraction": 0.0} for m in (0.0, 0.1))
-    found = memorization_step([(100, clean), (400, copying)])
-    assert found == pytest.approx(200)  # the accepted .05 is half way, on a logarithmic axis
-    assert memorization_step([(100, clean)]) is None
-
-
-def test_scaling_recovers_a_power_law():
-    law = scaling({n: 7 * n**1.5 for n in (50, 100, 400)})
-    assert law is not None
-    assert (law.factor, law.exponent) == (pytest.approx(7), pytest.approx(1.5))
-    assert scaling({50: 3.0}) is None
-
-
-def test_sizes_that_copied_before_the_first_look_are_not_fitted():
-    rows = [
-        row("conditional", s, m, 10, 0.1) | {"n_train": n}
-        for n, copied in ((50, (0.3, 0.5, 0.7)), (100, (0.0, 0.1, 0.4)), (400, (0.0, 0.0, 0.1)))
-        for s, m in zip((10, 20, 40), copied)
-    ]
-    found = advise(rows)
-    assert found["passed_before_first_look"] == [50]
-    assert found["memorization_step"]["50"] == 10
-    assert found["scaling"]["points"] == 2
-
-
-def test_half_of_the_steps_that_copies_came_after():
-    """Of 160 steps for one seed and of 80 for the other, where .01 of unseen images count as copies."""
-    looks = {0: (0.0, 0.02, 0.06, 0.05, 0.3), 1: (0.0, 0.0, 0.06, 0.07, 0.2)}
-    rows = [
-        row("conditional", s, m, fd, 0.1, seed=seed) | {"heldout_memorized_fraction": 0.01}
-        for seed, copied in looks.items()
-        for s, m, fd in zip((20, 40, 57, 80, 160), copied, (50, 40, 35, 30, 9))
-    ]
-    found = half_stop(rows, "conditional", 100)
-    assert found is not None and found["copies"] == [160, 80] and found["steps"] == [80, 40]
-    assert found["fd_heldout"] == 35 and found["memorized_fraction"] == pytest.approx(0.025)
-    assert advise(rows)["half_stop"] == {"100": found}
-    for fewer in ([r for r in rows if r["steps"] < 100], [r for r in rows if r["steps"] > 100], []):
-        assert half_stop(fewer, "conditional", 100) is None
-
-
-def test_the_early_stop_is_the_best_look_that_copies_no_more():
-    stops = [
-        row("conditional", s, m, fd, r) for s, m, fd, r in ((10, 0.0, 30, 0.2), (20, 0.04, 20, 0.3), (40, 0.5, 10, 0.1))
-    ]
-    (verdict,) = against_early_stop([*stops, row("tangent", 40, 0.05, 19, 0.6)])
-    assert verdict["early_stop"]["steps"] == 20
-    assert verdict["fd_not_worse"]
-    assert verdict["recall_higher"]
-    (worse,) = against_early_stop([*stops, row("tangent", 40, 0.05, 21, 0.6)])
-    assert not worse["fd_not_worse"]
-
-
-def test_a_variant_of_plain_training_is_stopped_early_itself():
-    """Its last look copies .3; of the two that copy at most .05 the better one counts."""
-    plain = [row("conditional", 10, 0.0, 30, 0.5), row("conditional", 20, 0.02, 25, 0.4)]
-    guided = [(20, 0.0, 28, 0.6), (40, 0.05, 21, 0.5), (80, 0.3, 9, 0.2)]
-    (verdict,) = against_early_stop([*plain, *(row("conditional/guided", *look) for look in guided)])
-    assert (verdict["steps"], verdict["fd_heldout"], verdict["early_stop"]["steps"]) == (40, 21, 20)
-    assert verdict["fd_not_worse"] and verdict["recall_higher"]
-
-
-def test_an_early_stop_that_always_copies_more_is_said_to():
-    (verdict,) = against_early_stop([row("conditional", 10, 0.3, 9, 0.2), row("tangent", 10, 0.1, 10, 0.5)])
-    assert not verdict["early_stop"]["copies_no_more"]
-
-
-def test_means_are_over_seeds():
-    rows = [row("conditional", 10, 0.0, 10, 0.2), row("conditional", 10, 0.0, 20, 0.2, seed=1)]
-    (verdict,) = against_early_stop([*rows, row("tangent", 10, 0.0, 14, 0.5)])
-    assert verdict["early_stop"]["fd_heldout"] == 15
 
 
 def test_mixing_stays_on_the_segment_to_a_neighbor():
@@ -308,6 +226,20 @@ def test_nothing_left_to_hold_out_is_told(tmp_path):
         study(replace(PLAN, data="digits[:40]", heldout="digits[25:45]", n_train=40), tmp_path, progress=False)
 
 
+def test_cells_of_another_network_in_the_same_folder_are_not_reused(tmp_path):
+    """Asked for by its folder, whose model may have been trained anew."""
+    from temperance import hub
+
+    (cell,) = cells(replace(PLAN, methods=("conditional",), seeds=(0,), network=str(tmp_path / "model")))
+    points = load("digits[:40]", progress=False).tensor()
+    told = []
+    for kind in ("mlp", "unet"):
+        denoiser = hub.new_denoiser(hub.new_network(kind, (1, 8, 8), told=True, seed=0), points, told=True)
+        hub.save(tmp_path / "model", hub.Model(denoiser, SCHEDULE, (1, 8, 8), {}))
+        told.append(check(cell))
+    assert told[0] != told[1] and told[0][:2] == told[1][:2] == check(replace(cell, network="auto"))
+
+
 def test_cells_of_other_images_under_the_same_name_are_not_reused(tmp_path):
     (cell,) = cells(replace(PLAN, methods=("closed-form-tangent", "closed-form-tangent"), seeds=(0,)))
     images = check(cell)
@@ -345,6 +277,7 @@ def test_a_method_with_more_neighbors_than_images_is_refused_before_anything_run
 
 
 def test_a_quick_study_of_strengths_is_of_several():
+    assert not any("augmented" in name for name in QUICK["strength"])
     assert QUICK["steps"] == OBJECTIVES and set(QUICK["strength"]) > {
         "temperature/T=2",
         "temperature/T=8",

@@ -25,6 +25,8 @@ from temperance.report.blocks import (
 )
 from temperance.report.render import SHOWN, facts, gallery
 
+TILES = 8  # methods at the top of a page
+
 
 @dataclass(frozen=True)
 class Series:
@@ -45,8 +47,8 @@ _COLUMNS: dict[str, tuple[str, str, Any, str | None]] = {
     "memorized_fraction": (
         "Copied",
         "Share of generated images that are a copy of one training image: at least three times closer to"
-        " it than to any other training image. Below it, the range that holds the true share with 95 %"
-        " confidence.",
+        " it than to any other training image. Below it, where there is one seed, the range that holds the true share"
+        " with 95 % confidence.",
         percent,
         "low",
     ),
@@ -142,8 +144,10 @@ def comparison(
             f"copied · FD {number(_mean(g, 'fd_heldout'))} · recall {number(_mean(g, 'recall'))}",
             color[str(g[0]["method"])],
         )
-        for label, g in list(groups.items())[:8]
+        for label, g in list(groups.items())[:TILES]
     ]
+    if len(groups) > TILES:
+        lede += f" Below, the first {TILES} of {len(groups)} methods; the table has all."
     blocks: list[Block] = [_comparison_table(list(groups.values()), color, seeds), _frontier(groups, color)]
     blocks += [*extra, *_histograms(series, heldout, color)]
     blocks += [
@@ -272,7 +276,7 @@ def _mean_cell(group: list[Mapping[str, Any]], key: str, best: float | None) -> 
         detail = number(_mean(group, "sample_seconds"))
     elif len(values) > 1 and write(min(values)) != write(max(values)):
         detail = between(min(values), max(values), write)
-    elif key == "memorized_fraction" and group[0].get("memorized_ci"):
+    elif key == "memorized_fraction" and len(values) == 1 and group[0].get("memorized_ci"):
         low, high = group[0]["memorized_ci"]
         detail = between(low, high, write)
     else:
@@ -312,7 +316,7 @@ def _frontier(groups: dict[str, list[Mapping[str, Any]]], color: dict[str, int])
     ]
     # Real data score better against more training images: one line for several sizes would be wrong for each.
     floor = _mean(flat, "fd_floor") if len(by_size(flat)) == 1 else math.nan
-    null = _mean(flat, "heldout_memorized_fraction")
+    null = _mean(flat, "heldout_memorized_fraction") if len(by_size(flat)) == 1 else math.nan
     figure = figures.frontier(
         points,
         name="frontier",
@@ -324,7 +328,7 @@ def _frontier(groups: dict[str, list[Mapping[str, Any]]], color: dict[str, int])
     return Figures(
         "Copying against quality",
         "Down and to the left is better. Quality alone does not show copying: a method at the far right"
-        " may reach a low Frechet distance by handing back its training data.",
+        f" may reach a low Frechet distance by handing back its training data.{figures.numbered(points)}",
         (figure,),
     )
 

@@ -111,6 +111,9 @@ def _overlap(box: tuple[float, ...], others: Sequence[tuple[float, ...]]) -> flo
     return area
 
 
+NAMED = 12  # points of a frontier that have room for their names
+
+
 def frontier(
     points: Sequence[tuple[str, float, float, str, int]],
     *,
@@ -150,14 +153,16 @@ def frontier(
             s = series % len(SERIES)
             ax.plot(x, y, MARKERS[s], color=SERIES[s], ms=10, mec=PAPER, mew=1, clip_on=False, zorder=3)
             taken.append(_box(*at(x, y), 0, 0, 14.0, 14.0))
-        for label, x, y, small, _ in points:
-            width = 5.6 * max(len(label), len(small))
-            place = min(_PLACES, key=lambda p: _overlap(_box(*at(x, y), *p, width, 26.0), taken))
-            taken.append(_box(*at(x, y), *place, width, 26.0))
+        for number, (label, x, y, small, _) in enumerate(points, 1):
+            lines = [label, small] if len(points) <= NAMED else [str(number)]
+            width = 5.6 * max(map(len, lines))
+            high = 13.0 * len(lines)
+            place = min(_PLACES, key=lambda p: _overlap(_box(*at(x, y), *p, width, high), taken))
+            taken.append(_box(*at(x, y), *place, width, high))
             side = (place[1] > 0) - (place[1] < 0)
             ha, va = (("right", "center", "left")[place[0] + 1], ("top", "center", "bottom")[side + 1])
             ax.annotate(
-                f"{label}\n{small}",
+                "\n".join(lines),
                 (x, y),
                 (10 * place[0], 8 * place[1]),
                 textcoords="offset points",
@@ -172,6 +177,13 @@ def frontier(
         ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
         alt = "; ".join(f"{p[0]}: {xlabel.lower()} {100 * p[1]:.1f} %, {ylabel.lower()} {p[2]:.3g}" for p in points)
         return Figure(_svg(canvas, name), f"Scatter plot. {alt}.")
+
+
+def numbered(points: Sequence[tuple[str, float, float, str, int]]) -> str:
+    """Which number stands for which point, where a frontier has more of them than names fit in."""
+    if len(points) <= NAMED:
+        return ""
+    return f" The numbers: {', '.join(f'{i} {p[0]} ({p[3]})' for i, p in enumerate(points, 1))}."
 
 
 def _real_data(ax: Any, floor: float | None, null: float | None) -> None:

@@ -110,7 +110,10 @@ def run(
 
 
 def check(cell: Cell) -> list[str]:
-    """Try a cell's images, their split and its network without training anything; returns the images' fingerprints.
+    """Try a cell's images, their split and its network without training anything.
+
+    Returns what a kept cell must agree in: the images' fingerprints and, where the network is that of a model folder,
+    what it looks like, since a folder may change.
 
     Raises:
         ValueError: in one line, if the cell could not run.
@@ -130,8 +133,11 @@ def check(cell: Cell) -> list[str]:
             raise ValueError(
                 f"{cell.heldout} leaves {len(heldout)} images that are not trained on; at least 12 are needed"
             )
-    prepare(Recipe(objective="conditional", network=cell.network), images[: cell.n_drawn].tensor())
-    return [images.fingerprint, unseen.fingerprint]
+    ready = prepare(Recipe(objective="conditional", network=cell.network), images[: cell.n_drawn].tensor())
+    found = [images.fingerprint, unseen.fingerprint]
+    if cell.network not in ("auto", "mlp", "unet"):
+        found.append(hashlib.sha256(str(ready.denoiser).encode()).hexdigest())
+    return found
 
 
 def _shape(images: Images) -> str:

@@ -8,7 +8,10 @@ from temperance.study.methods import METHODS
 
 OVER = {"steps": OBJECTIVES, "n": ("conditional", "tangent"), "strength": tuple(METHODS)}
 QUICK = OVER | {
-    "strength": ("conditional", *(name for name in METHODS if name.startswith(("temperature/T=", "tangent/h="))))
+    "strength": (
+        "conditional",
+        *(name for name in METHODS if name.startswith(("temperature/T=", "tangent/h=")) and "augmented" not in name),
+    )
 }
 LOOKS = 8  # times a run is looked at over its steps, the last one at its end
 
