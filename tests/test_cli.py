@@ -207,7 +207,11 @@ def test_analyze_lists_near_duplicates_and_suggests_a_command_that_runs(tmp_path
 
 
 def test_doctor_answers() -> None:
-    assert json.loads(run("doctor", "--json").stdout)["ok"]
+    found = json.loads(run("doctor", "--json").stdout)
+    assert found["ok"]
+    told = {line["what"]: line["found"] for line in found["lines"]}
+    assert told["encoders built in"] == "pixels, lowres, dct, phash"
+    assert told["encoders as NAME:PATH"] == "classifier, torchscript, inception (inception-2015-12-05.pt)"
 
 
 def test_demo_in_short(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_bad_usage_is_one_line(tmp_path: Path, trained: Path, refused: Refused) 
     out = tmp_path / "out"
     assert "--obejctive" in refused("train", "digits[:40]", "--out", out, "--obejctive", "tangent")
     assert "did you mean objective" in refused("train", "digits[:40]", "--out", out, "--set", "objectiv=tangent")
+    assert "on_copying, " in refused("train", "digits[:40]", "--out", out, "--set", "foo=1")  # all there are
     assert "tangent" in refused("train", "digits[:40]", "--out", out, "--objective", "tangentt")
     assert "already holds" in refused("train", "digits[:40]", "--out", trained)
     assert "not those" in refused("train", "digits[:50]", "--out", trained, "--resume")

@@ -124,6 +124,10 @@ def _pairs(images: Images, table: Neighbors) -> list[dict[str, Any]]:
     ]
 
 
+_CLOSE = "Euclidean distances of pixels that run from -1 to 1. Filled: each training image to the nearest other one."
+_UNSEEN = " Dashed outline: unseen real images to the nearest training image."
+
+
 def _page(
     images: Images, found: dict[str, Any], widths: tuple[Width, Width], own: Tensor, unseen: Any, reading: Sequence[str]
 ) -> Page:
@@ -155,6 +159,7 @@ def _page(
         title="training images to one another",
         xlabel="distance to the nearest training image",
         limit=limit,
+        of="training images",
     )
     s = found["suggested"]
     tiles = (
@@ -189,7 +194,7 @@ def _page(
             " where they are half of the time; wider ones keep their distance and are less sharp.",
             (nearer,),
         ),
-        Figures("How close images are", "Distances in pixels run from -1 to 1.", (near,)),
+        Figures("How close images are", _CLOSE + (_UNSEEN if unseen is not None else ""), (near,)),
         Notes(
             "In words",
             (

@@ -13,6 +13,7 @@ OPTIONAL = {
     "datasets": ("Hugging Face data sets", "pip install -e '.[datasets]'"),
     "faiss": ("benchmark peer faiss", "pip install -e '.[bench]'"),
 }
+NEEDING = ("efficientnet", "transformers")  # encoders that need what is in OPTIONAL
 PLACED = {"fashion": "fashion[:1]", "mnist": "mnist[:1]", "emoji": "emoji[:1]"}
 
 
@@ -20,12 +21,18 @@ def examine() -> dict[str, Any]:
     """Look at versions, devices, encoders and data sets; nothing is fetched."""
     import torch
 
+    from temperance.features.inception import FILE
+    from temperance.features.names import FROM_FILE, PLAIN
+
     lines = [_line(True, "python", platform.python_version())]
     lines += [_installed(package) for package in NEEDED]
     needed = len(lines)
     lines.append(_line(True, "processors", f"{torch.get_num_threads()} threads"))
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     lines.append(_line(bool(cuda), "cuda", ", ".join(cuda) or "no device; everything runs on the processor"))
+    named, filed = (", ".join(name for name in kind if name not in NEEDING) for kind in (PLAIN, FROM_FILE))
+    lines.append(_line(True, "encoders built in", named))
+    lines.append(_line(True, "encoders as NAME:PATH", f"{filed} ({FILE})"))
     for module, (what, remedy) in OPTIONAL.items():
         found = importlib.util.find_spec(module) is not None
         lines.append(_line(found, what, "found" if found else f"missing: {remedy}"))

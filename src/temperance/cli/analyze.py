@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from temperance.cli.input import load, number_or_word, say, writable
+from temperance.cli.input import counted, load, number_or_word, say, writable
 from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
@@ -41,7 +41,8 @@ def analyze(
     say(
         quiet,
         json_,
-        f"{found['n']} images, {found['duplicates']} duplicates, {close} pairs of near-duplicates, "
+        f"{found['n']} images, {counted(found['duplicates'], 'duplicate')}, "
+        f"{counted(close, 'pair')} of near-duplicates, "
         f"sigma_collapse {found['sigma_collapse']:.3g}\n"
         f"suggested: k {s['k']}, h {s['h']:.2g}, temperature {s['temperature']:.3g}\nreport: {out / 'report.html'}",
     )

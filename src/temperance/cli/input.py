@@ -47,6 +47,11 @@ def say(quiet: bool, json_: bool, text: str) -> None:
         print(text)
 
 
+def counted(n: int, what: str) -> str:
+    """A number and its noun, in the plural but for 1."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def load(
     spec: str,
     size: int | None,

@@ -225,10 +225,12 @@ def histogram(
     series: int = 0,
     mark: float | None = None,
     size: tuple[float, float] = (3.5, 2.25),
+    of: str = "generated images",
 ) -> Figure:
     """Shares of generated images (filled, hatched) and of unseen real ones (outline) over [0, limit].
 
-    Values beyond `limit` fall into the last bin. `mark` draws an upright line, such as the 1/3 of d1/d2.
+    Values beyond `limit` fall into the last bin. `mark` draws an upright line, such as the 1/3 of d1/d2. `of` says what
+    else the filled ones are.
     """
     with _axes(name, size) as (canvas, ax):
         bins = np.linspace(0, limit, 25)
@@ -247,7 +249,7 @@ def histogram(
         ax.set(xlim=(0, limit), xlabel=xlabel)
         ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
         ax.yaxis.set_major_locator(_ticks(3))
-        alt = f"Histogram of {xlabel}: median {np.median(generated):.3g} for generated images"
+        alt = f"Histogram of {xlabel}: median {np.median(generated):.3g} for {of}"
         alt += "" if heldout is None or not len(heldout) else f", {np.median(heldout):.3g} for unseen real images"
         return Figure(_svg(canvas, name), alt + ".", title)
 

@@ -60,9 +60,8 @@ def settings_from(given: Given, resumed: Path | None = None) -> tuple[Recipe, Se
     for key in merged:
         if key not in names():
             near = difflib.get_close_matches(str(key), names(), n=1)
-            raise ValueError(
-                f"unknown setting {key!r}; {'did you mean ' + near[0] if near else 'see temperance train --help'}?"
-            )
+            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(names()))}"
+            raise ValueError(f"unknown setting {key!r}; {hint}")
     for key in ("network", "init"):
         if isinstance(merged.get(key), str) and merged[key] and Path(merged[key]).is_dir():
             merged[key] = str(Path(merged[key]).absolute())
