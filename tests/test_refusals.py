@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from temperance import demo, study
 from temperance.cli.verb import one_line_errors
 from verbs import Refused, run
 
@@ -140,3 +141,15 @@ def test_a_damaged_state_file_is_named(tmp_path: Path, trained: Path, refused: R
     run("sample", trained, "-n", 4, "--steps", 4, "--out", out, "--quiet")
     (out / "shards" / "plan.json").write_text("{")
     assert "plan.json is damaged" in refused("sample", trained, "-n", 4, "--steps", 4, "--out", out, "--resume")
+
+
+def test_torchrun_does_not_start_what_uses_all_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="study uses all cores by itself: start it without torchrun"):
+        study.study(study.Plan("digits", "digits"), out)
+    with pytest.raises(ValueError, match="demo uses all cores by itself: start it without torchrun"):
+        demo.demo(demo.Plan(), out)
+    told = run("study", "digits", "--heldout", "digits", "--quick", "--out", out, code=2).stderr
+    assert told.count("\n") == 1 and "start it without torchrun" in told
+    assert not out.exists()

@@ -246,6 +246,9 @@ def test_cells_of_other_images_under_the_same_name_are_not_reused(tmp_path):
     assert list(keep([cell], tmp_path, images, "cpu", lambda steps: None)) == [cell.key]
     assert _read(tmp_path, cell, images) is not None
     assert _read(tmp_path, cell, ["other", images[1]]) is None
+    for foreign in ("[]", "3", '{"rows": []}'):
+        (tmp_path / "cells" / f"{cell.key}.json").write_text(foreign)
+        assert _read(tmp_path, cell, images) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: the same code runs on the CPU above")

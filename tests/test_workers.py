@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from temperance.workers import spread
+from temperance.workers import ANNOUNCED, spread
 
 
 def square(x, tick):
@@ -80,3 +80,14 @@ def _runs(pid):
 
 def test_no_jobs_start_nothing():
     assert list(spread(square, [], total=0, unit="job", label="test", progress=False)) == []
+
+
+def announced(tick):
+    return [name for name in ANNOUNCED if name in os.environ]
+
+
+@pytest.mark.slow
+def test_a_worker_is_none_of_the_processes_of_torchrun(monkeypatch):
+    for name in ANNOUNCED:
+        monkeypatch.setenv(name, "1")
+    assert list(spread(announced, [()], total=1, unit="job", label="test", progress=False)) == [[]]

@@ -25,7 +25,7 @@ from temperance.schedule import Schedule, edm_for
 from temperance.scorecard import Yardstick, score, yardstick
 from temperance.train import Settings
 from temperance.trial import check_sets, draw, draw_sets, judge
-from temperance.workers import spread
+from temperance.workers import check_single, spread
 
 ACCEPTED = 0.05  # early stopping: the memorized fraction that is still accepted on a draw of its own
 SHOWN = 12  # closest pairs kept for each gallery
@@ -67,7 +67,11 @@ def demo(plan: Plan, out: Path, *, progress: bool = True) -> list[dict[str, Any]
 
     Seeds and methods are spread over the processor's cores, one thread each, so that results do not depend on how
     many there are. Cost: about four minutes on two cores for the default plan.
+
+    Raises:
+        ValueError: if the data cannot be used, or under torchrun.
     """
+    check_single("demo")
     check_sets(plan.data, plan.n_train, plan.n_heldout, size=plan.size)  # before anything is written or started
     out.mkdir(parents=True, exist_ok=True)
     names = (*OBJECTIVES, *(f"closed-form-{name}" for name in CLOSED_FORMS))

@@ -15,6 +15,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+ANNOUNCED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # by torchrun
+
+
+def check_single(job: str) -> None:
+    """Raise a ValueError if torchrun started several processes: each would do all of the job, in one folder."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"{job} uses all cores by itself: start it without torchrun")
+
 
 def spread(
     function: Callable[..., Any],
@@ -55,7 +63,9 @@ def spread(
 
 
 def _alone() -> None:
-    """One thread; Ctrl-C is the first process's to deal with, and a worker does not outlive that process."""
+    """One thread, in no group; Ctrl-C is the first process's to deal with, and a worker does not outlive that one."""
+    for name in ANNOUNCED:
+        os.environ.pop(name, None)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent()

@@ -40,6 +40,9 @@ def study(
     json_: AsJson = False,
 ) -> dict[str, Any]:
     """Sweep steps, images or strength for every method: who copies when, and at what quality. Resumes by itself."""
+    from temperance.workers import check_single
+
+    check_single("study")
     writable(out)
     heldout = data if same(data, heldout) else heldout
     if quick and network == "auto":

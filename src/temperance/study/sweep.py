@@ -1,6 +1,5 @@
 """A study from its plan to its page: cells that are there already are read, the others run and kept as they end."""
 
-import json
 import multiprocessing
 import platform
 import time
@@ -11,12 +10,13 @@ from typing import Any
 
 import torch
 
+from temperance.atomic import read_json
 from temperance.report import write_json, write_page
 from temperance.study.advice import advise, against_early_stop
 from temperance.study.cell import Cell, check, run
 from temperance.study.page import command, page
 from temperance.study.plan import Plan, cells
-from temperance.workers import spread
+from temperance.workers import check_single, spread
 
 
 def study(plan: Plan, out: Path, *, progress: bool = True, device: str = "auto") -> dict[str, Any]:
@@ -28,8 +28,9 @@ def study(plan: Plan, out: Path, *, progress: bool = True, device: str = "auto")
     `study.json`.
 
     Raises:
-        ValueError: if the data cannot be used.
+        ValueError: if the data cannot be used, or under torchrun.
     """
+    check_single("study")
     began = time.perf_counter()
     wanted = cells(plan)
     images = check(wanted[0])  # before anything is written or started
@@ -117,7 +118,7 @@ def _path(out: Path, cell: Cell) -> Path:
 
 def _read(out: Path, cell: Cell, images: list[str]) -> list[dict[str, Any]] | None:
     try:
-        found = json.loads(_path(out, cell).read_text())
+        found = read_json(_path(out, cell))
         return found["rows"] if found["images"] == images else None
     except (OSError, ValueError, KeyError):
         return None
