@@ -264,7 +264,7 @@ def test_encoders_are_combined_by_bonferroni():
 # Blocks: sharing and resuming -----------------------------------------------------------------------------------------
 
 
-def test_finished_blocks_are_found_again(tmp_path, monkeypatch):
+def test_finished_blocks_are_found_again_unless_they_are_damaged(tmp_path, monkeypatch):
     monkeypatch.setattr("temperance.auditing.blocks.ROWS", 10)
     done = []
 
@@ -281,6 +281,9 @@ def test_finished_blocks_are_found_again(tmp_path, monkeypatch):
     assert out[:, 0].tolist() == list(range(35)) and done == [0, 10, -1, 20, 30]
     in_blocks(35, 1, compute, name="another", work=tmp_path)
     assert len(done) == 9
+    kept = tmp_path / "a-10.safetensors"
+    kept.write_bytes(kept.read_bytes().replace(np.float64(12).tobytes(), np.float64(13).tobytes()))
+    assert torch.equal(in_blocks(35, 1, compute, name="a", work=tmp_path), out) and done[9:] == [10]
 
 
 def test_an_interrupted_audit_goes_on_to_the_same_report(tmp_path, monkeypatch):

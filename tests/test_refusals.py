@@ -10,6 +10,7 @@ from PIL import Image
 
 from temperance import demo, study
 from temperance.cli.verb import one_line_errors
+from temperance.hub import load
 from verbs import Refused, run
 
 
@@ -97,6 +98,8 @@ def test_bad_usage_is_one_line(tmp_path: Path, trained: Path, refused: Refused) 
     broken = tmp_path / "broken"
     shutil.copytree(trained / "model", broken)
     (broken / "mlp" / "model.safetensors").write_bytes(b"short")
+    assert "mlp/model.safetensors is damaged" in refused("sample", broken, "--out", out)
+    (broken / "manifest.json").unlink()
     assert "no model that can be read" in refused("sample", broken, "--out", out)
     assert "not a folder" in refused("sample", tmp_path / "missing", "--out", out)
     closed = ["sample", "digits[:40]", "--out", out, "--closed-form", "empirical"]
@@ -141,6 +144,20 @@ def test_a_damaged_state_file_is_named(tmp_path: Path, trained: Path, refused: R
     run("sample", trained, "-n", 4, "--steps", 4, "--out", out, "--quiet")
     (out / "shards" / "plan.json").write_text("{")
     assert "plan.json is damaged" in refused("sample", trained, "-n", 4, "--steps", 4, "--out", out, "--resume")
+
+
+@pytest.mark.parametrize("name", ["mlp/model.safetensors", "mlp/config.json", "temperance.json", "manifest.json"])
+def test_a_damaged_model_is_named_and_one_without_a_manifest_is_taken(tmp_path: Path, trained: Path, name: str) -> None:
+    shutil.copytree(trained / "model", tmp_path / "model")
+    file = tmp_path / "model" / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    told = file.with_name("temperance.json") if name == "manifest.json" else file
+    with pytest.raises(ValueError, match=f"{told} is damaged"):
+        load(tmp_path)
+    shutil.copytree(trained / "model", tmp_path / "model", dirs_exist_ok=True)
+    (tmp_path / "model" / "manifest.json").unlink()
+    load(tmp_path)
 
 
 def test_torchrun_does_not_start_what_uses_all_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,3 +148,14 @@ def test_a_saved_guard_in_an_encoder_of_ones_own_is_read_back(tmp_path):
     made = open_guard(train, heldout, rate=0.1, **asked)
     back = open_guard(None, None, rate=None, **asked)
     assert back.threshold == made.threshold and back.look(train[:5].tensor()).refused.all()
+
+
+def test_resuming_draws_damaged_batches_again(tmp_path):
+    sampled(tmp_path)
+    before = (tmp_path / "samples.npz").read_bytes()
+    for file, shift in zip(sorted((tmp_path / "shards").glob("*.npz")), (0, 1, 8)):
+        whole = bytearray(file.read_bytes())
+        whole[whole.index(b"pixels.npy") + 30 + shift] ^= 0xFF  # within what is compressed
+        file.write_bytes(whole)
+    sampled(tmp_path, resume=True)
+    assert (tmp_path / "samples.npz").read_bytes() == before

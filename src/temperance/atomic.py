@@ -1,5 +1,6 @@
 """Writing that either happened or did not: a file or folder appears under its name complete, or not at all."""
 
+import glob
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with _named(path):
+        with named(path):
             _fill(handle, data, durable)
             Path(name).chmod(0o644)
             Path(name).replace(path)
@@ -42,7 +43,7 @@ def write_verified(path: Path, data: bytes) -> None:
     Raises:
         OSError: naming `path`, if it cannot be written or does not read back as it was written.
     """
-    with _named(path):
+    with named(path):
         _fill(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), data)
     if _sha256(path) != hashlib.sha256(data).hexdigest():
         raise OSError(f"{path} does not read back as it was written; check the disk")
@@ -116,11 +117,31 @@ def remove_folder(path: Path) -> None:
 
 def is_complete(path: Path) -> bool:
     """Whether a folder made by `new_folder` holds exactly what its manifest says."""
+    return damaged(path) is None
+
+
+def damaged(path: Path) -> str | None:
+    """The first file of a folder made by `new_folder` that is not what the manifest says; None if all are."""
+    name = MANIFEST
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        return bool(manifest) and all(_sha256(path / name) == digest for name, digest in manifest.items())
+        manifest = read_json(path / MANIFEST)
+        for name, digest in manifest.items():
+            if _sha256(path / name) != digest:
+                return name
     except (OSError, ValueError):
-        return False
+        return name
+    return None if manifest else MANIFEST
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Add the file's name to an error of the operating system that lacks it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def _fill(handle: int, data: bytes, durable: bool = True) -> None:
@@ -135,15 +156,9 @@ def _fill(handle: int, data: bytes, durable: bool = True) -> None:
         os.close(handle)
 
 
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Add the file's name to an error of the operating system that lacks it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = str(path)
-        raise
+def _unfinished(path: Path) -> Iterator[Path]:
+    """The temporary neighbors of `path`, as `tempfile` names them; not those of other names that begin alike."""
+    return path.parent.glob(f".{glob.escape(path.name)}.{'[a-z0-9_]' * 8}")
 
 
 def _sha256(path: Path) -> str:

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from temperance.atomic import new_folder, read_json, write_json
+from temperance.atomic import MANIFEST, damaged, new_folder, read_json, write_json
 from temperance.autoguidance import Autoguided
 from temperance.network import TIME_UNITS, Blind, Parameterized, Preconditioned, ResidualMlp, silent
 from temperance.sample import FRESH
@@ -287,7 +287,8 @@ def load(folder: Path | str) -> Model:
     """Open a run (`RUN/model/`), a model folder, or a diffusers folder with a UNet2DModel and its scheduler.
 
     Raises:
-        ValueError: in one line, if the folder holds none of these.
+        ValueError: in one line, if the folder holds none of these, or a file is not what `manifest.json`, where there
+            is one, says.
     """
     folder = Path(folder)
     folder = folder / "model" if (folder / "model").is_dir() else folder
@@ -298,6 +299,8 @@ def load(folder: Path | str) -> Model:
 
 
 def _load(folder: Path) -> Model:
+    if (folder / MANIFEST).exists() and (name := damaged(folder)):
+        raise ValueError(f"{folder / name} is damaged; if it was changed on purpose, delete {folder / MANIFEST}")
     about = read_json(folder / ABOUT)
     if (folder / "mlp").is_dir():
         network: nn.Module = ResidualMlp(**read_json(folder / "mlp" / "config.json"))

@@ -1,5 +1,6 @@
 """Long work over many rows: in blocks, shared between processes, with what is finished kept on disk."""
 
+import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ def in_blocks(
 
     Under torch.distributed each rank works on every world-th block and all get everything; block borders do not depend
     on the number of ranks, so neither does the result. With `work`, a folder, finished blocks are written there under
-    `name`, and found again by the next call: `name` must say what was computed on which data.
+    `name` with a checksum, and found again by the next call: `name` must say what was computed on which data.
     """
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if _together() else (0, 1)
     out = torch.zeros(n, columns, dtype=torch.float64)
@@ -41,9 +42,9 @@ def in_blocks(
             path = None if work is None else work / f"{name}-{start}.safetensors"
             part = _kept(path, (rows.stop - start, columns))
             if part is None:
-                part = compute(rows).double()
+                part = compute(rows).double().contiguous()
                 if path is not None:
-                    atomic.write_bytes(path, save({"rows": part.contiguous()}))
+                    atomic.write_bytes(path, save({"rows": part, "sha256": _sha256(part)}))
             out[rows] = part
             bar.update(min(world * ROWS, n - start) if world > 1 else len(part))
     if world > 1:
@@ -56,10 +57,17 @@ def _together() -> bool:
 
 
 def _kept(path: Path | None, shape: tuple[int, int]) -> Tensor | None:
+    """A finished block; nothing where there is none or it is damaged."""
     if path is None:
         return None
     try:
-        rows = load_file(str(path))["rows"]
+        kept = load_file(str(path))
+        rows, known = kept["rows"], kept["sha256"]
     except (OSError, SafetensorError, KeyError):
         return None
-    return rows if rows.shape == shape else None
+    whole = rows.dtype == torch.float64 and rows.shape == shape and torch.equal(_sha256(rows), known)
+    return rows if whole else None
+
+
+def _sha256(rows: Tensor) -> Tensor:
+    return torch.frombuffer(bytearray(hashlib.sha256(rows.numpy().data).digest()), dtype=torch.uint8)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from temperance.atomic import read_json, write_bytes
 from temperance.data import SUFFIXES
 
+DAMAGED = (OSError, EOFError, ValueError, KeyError, RuntimeError, BadZipFile, zlib.error)  # reading a damaged file
 PATIENCE = 900.0  # seconds without news after which missing parts are given up
 
 
@@ -86,12 +88,13 @@ class Shards:
             return Shard(*(file[name] for name in Shard._fields))
 
     def done(self, start: int) -> bool:
-        """Whether the batch is there, complete, and made to this plan."""
+        """Whether the batch is there, undamaged, and made to this plan. Cost: reading all of it."""
         try:
             with self._path(start).open("rb") as stream, np.load(stream) as file:
-                return str(file["key"]) == self._key and int(file["counts"][0]) == len(self.indices(start))
-        except (OSError, ValueError, KeyError, BadZipFile):
+                held = {name: file[name] for name in ("key", *Shard._fields)}
+        except DAMAGED:
             return False
+        return str(held["key"]) == self._key and int(held["counts"][0]) == len(self.indices(start))
 
     def check_resumable(self) -> None:
         """Raise a ValueError that names what differs if the folder holds parts of another run."""
