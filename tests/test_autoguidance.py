@@ -157,3 +157,14 @@ def test_a_study_guides_every_look_by_the_one_with_its_share_of_the_steps():
     assert {r["nfe"] for r in plain} == {39} and {r["nfe"] for r in guided + by_half} == {78}
     assert len({rows[-1]["fd_heldout"] for rows in (plain, guided, by_half)}) == 3
     assert METHODS["tangent/guided"].recipe == METHODS["tangent"].recipe
+
+
+def test_a_weaker_model_under_another_name_is_resumed_with_and_another_one_is_not(folder, tmp_path, monkeypatch):
+    model, weaker = open_model(str(folder)), folder / FOLDER / "3"
+    _, before = drawn(autoguided(model, str(folder), str(weaker), 2.0), tmp_path)
+    monkeypatch.chdir(folder)
+    _, again = drawn(autoguided(model, str(folder), f"{FOLDER}/3", 2.0), tmp_path, resume=True)
+    assert again == before
+    for other, weight in ((f"{FOLDER}/2", 2.0), (f"{FOLDER}/3", 1.5)):
+        with pytest.raises(ValueError, match="made with another model"):
+            drawn(autoguided(model, str(folder), other, weight), tmp_path, resume=True)

@@ -258,3 +258,28 @@ def test_heldout_images_of_another_size_are_refused(tmp_path):
     with pytest.raises(ValueError, match="--heldout images are 16x16x1, .*set --size"):
         run(tmp_path, "monitor_every=6", heldout=other)
     assert not np.any([p.name == "model" for p in tmp_path.iterdir()])
+
+
+def test_a_run_that_was_stopped_as_it_began_can_be_started_again(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("temperance.run.training.write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(tmp_path, "steps=2")
+    assert [file.name for file in tmp_path.iterdir()] == ["env.json"]  # no `config.yaml`: no run yet
+    run(tmp_path, "steps=2")
+
+
+def test_heldout_images_are_named_from_anywhere_and_others_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("unseen.npy", UNSEEN.pixels)
+    train_run(
+        load("digits[:30]"), tmp_path / "run", Given(DEFAULTS | {"steps": 2, "monitor_every": 9}), resume=False,
+        progress=False, device="cpu", heldout=load("unseen.npy[:40]"),
+    )  # fmt: skip
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["data"], config["heldout"]) == ("digits[:30]", f"{tmp_path}/unseen.npy[:40]")
+    capsys.readouterr()
+    for heldout, told in ((load(config["heldout"]), False), (UNSEEN, True)):
+        train_run(
+            IMAGES, tmp_path / "run", Given(DEFAULTS), resume=True, progress=False, device="cpu", heldout=heldout,
+        )  # fmt: skip
+        assert ("held-out images are not those" in capsys.readouterr().err) == told

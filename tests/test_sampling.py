@@ -159,3 +159,13 @@ def test_resuming_draws_damaged_batches_again(tmp_path):
         file.write_bytes(whole)
     sampled(tmp_path, resume=True)
     assert (tmp_path / "samples.npz").read_bytes() == before
+
+
+def test_images_under_another_name_are_resumed_with_and_other_images_are_not(tmp_path, monkeypatch):
+    for name, images in (("a", IMAGES), ("b", load("digits[1:21]"))):
+        np.save(tmp_path / f"{name}.npy", images.pixels)
+    monkeypatch.chdir(tmp_path)
+    sampled(tmp_path / "out", closed_form_model(load("a.npy"), "tangent"))
+    sampled(tmp_path / "out", closed_form_model(load(f"{tmp_path}/a.npy"), "tangent"), resume=True)
+    with pytest.raises(ValueError, match="made with another model"):
+        sampled(tmp_path / "out", closed_form_model(load("b.npy"), "tangent"), resume=True)

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from temperance.data.builtin import BUILTINS
 from temperance.data.images import InputError
 
 
@@ -27,3 +28,11 @@ def exists(text: str) -> bool:
         return Path(text).expanduser().exists()
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, or the home of nobody
         return False
+
+
+def absolute(spec: str) -> str:
+    """The same source, named from any working folder: what is on disk by its whole path, with its slice."""
+    name = spec if exists(spec) else spec.rpartition("[")[0]
+    if not name or name.partition("/")[0] in BUILTINS or not exists(name):
+        return spec
+    return f"{Path(name).expanduser().absolute()}{spec.removeprefix(name)}"

@@ -115,7 +115,11 @@ def _plan(
     model: Model, name: str, steps: int, batch_size: int, guard: Guard | None, guide: bool, seed: int
 ) -> dict[str, Any]:
     """All that decides the pixels, and nothing else."""
-    digest = hashlib.sha256(str(sorted(model.about.items())).encode())
+    # Not the paths, which can be spelled in several ways: weights and `train_sha256` tell models apart.
+    about = {key: value for key, value in model.about.items() if key != "source"}
+    if "autoguidance" in about:
+        about["autoguidance"] = about["autoguidance"]["weight"]
+    digest = hashlib.sha256(str(sorted(about.items())).encode())
     for key, value in model.denoiser.state_dict().items():
         digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     rule = None if guard is None else {

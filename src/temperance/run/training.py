@@ -17,6 +17,7 @@ from torch import Tensor
 from temperance import hub
 from temperance.atomic import read_json, write_json, write_text
 from temperance.data import Images, unlike
+from temperance.data.spec import absolute
 from temperance.diagnostics import near_duplicate_share
 from temperance.recipe import USED_BY, Recipe, fit, mirrored, prepare
 from temperance.run.earlier import keep, nearest
@@ -49,7 +50,7 @@ def train_run(
     Of several processes the first writes, and only it gets an answer.
     """
     if resume:
-        _check_resumable(out, images)
+        _check_resumable(out, images, heldout)
     recipe, settings, asked = settings_from(given, resumed=out / "config.yaml" if resume else None)
     settings = _watched(settings, heldout is not None)
     began = time.perf_counter()
@@ -71,8 +72,9 @@ def train_run(
         _warn(recipe, asked, points)
 
     def begin() -> None:
-        apart = None if heldout is None else heldout.source
-        _begin(out, {"data": images.source, "heldout": apart, **(shaped or {})}, merged, images, world)
+        apart = None if heldout is None else absolute(heldout.source)
+        about = {"data": absolute(images.source), "heldout": apart, **(shaped or {})}
+        _begin(out, about, merged, {**environment(images, heldout), "world_size": world})
         if progress:
             print(f"world size {world}", file=sys.stderr)
 
@@ -133,11 +135,16 @@ def _end(out: Path, model: hub.Model, settings: Settings) -> tuple[int, hub.Mode
     return int(half.name), hub.load(half)
 
 
-def _check_resumable(out: Path, images: Images) -> None:
+def _check_resumable(out: Path, images: Images, heldout: Images | None) -> None:
+    """Refuse what is no run of these images; other held-out images are only told."""
     if not ((out / "config.yaml").exists() and (out / "env.json").exists()):
         raise ValueError(f"nothing to resume: {out} holds no run; start without --resume")
-    if read_json(out / "env.json").get("train_sha256") != images.fingerprint:
+    before = read_json(out / "env.json")
+    if before.get("train_sha256") != images.fingerprint:
         raise ValueError(f"--resume: the images are not those that {out} was trained on")
+    known = before.get("heldout_sha256")
+    if heldout is not None and known not in (None, heldout.fingerprint) and Place.here().rank == 0:
+        print(f"--resume: the held-out images are not those that {out} was watched with", file=sys.stderr)
 
 
 def _labels(images: Images, resumed: Path | None) -> tuple[Tensor | None, tuple[str, ...]]:
@@ -148,11 +155,11 @@ def _labels(images: Images, resumed: Path | None) -> tuple[Tensor | None, tuple[
     return labels_of(images)
 
 
-def _begin(out: Path, about: dict[str, Any], merged: dict[str, Any], images: Images, world: int) -> None:
-    """Write down what is about to be done."""
+def _begin(out: Path, about: dict[str, Any], merged: dict[str, Any], env: dict[str, Any]) -> None:
+    """Write down what is about to be done; last `config.yaml`, which a run is known by."""
     known = {key: value for key, value in about.items() if value is not None}
+    write_json(out / "env.json", env)
     write_text(out / "config.yaml", yaml.safe_dump({**known, **merged}, sort_keys=False))
-    write_json(out / "env.json", {**environment(images), "world_size": world})
 
 
 def _unseen(heldout: Images, images: Images, flips: bool, *, told: bool) -> Tensor:
@@ -204,7 +211,7 @@ def labels_digest(images: Images) -> str | None:
     return None if images.labels is None else hashlib.sha256(images.labels.astype("<i8").tobytes()).hexdigest()
 
 
-def environment(images: Images) -> dict[str, Any]:
+def environment(images: Images, heldout: Images | None) -> dict[str, Any]:
     """What a run was made with."""
     packages = ("temperance", "torch", "diffusers", "accelerate", "numpy", "safetensors")
     return {
@@ -216,4 +223,5 @@ def environment(images: Images) -> dict[str, Any]:
         "n_train": len(images),
         "train_sha256": images.fingerprint,
         "labels_sha256": labels_digest(images),
+        "heldout_sha256": None if heldout is None else heldout.fingerprint,
     }
