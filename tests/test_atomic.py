@@ -1,8 +1,9 @@
 import json
+import os
 
 import pytest
 
-from temperance.atomic import MANIFEST, is_complete, new_folder, read_json, write_bytes, write_json, write_text
+from temperance.atomic import MANIFEST, STALE, is_complete, new_folder, read_json, write_bytes, write_json, write_text
 
 
 def make(path, text="old"):
@@ -85,6 +86,22 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
     make(path, "new")
     assert (path / "a.txt").read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_what_was_left_of_the_same_name_is_removed(tmp_path):
+    for name in (".64.a1b2c3d4", ".640.a1b2c3d4", ".64.1.a1b2c3d4", ".64.notes"):
+        (tmp_path / name).mkdir()
+    make(tmp_path / "64")
+    assert {p.name for p in tmp_path.iterdir()} == {"64", ".640.a1b2c3d4", ".64.1.a1b2c3d4", ".64.notes"}
+
+
+def test_an_unfinished_file_is_removed_once_nobody_writes_it(tmp_path):
+    for name, age in ((".a.html.a1b2c3d4", STALE + 60), (".a.html.e5f6g7h8", 0), (".b.html.a1b2c3d4", STALE + 60)):
+        (tmp_path / name).touch()
+        changed = (tmp_path / name).stat().st_mtime - age
+        os.utime(tmp_path / name, (changed, changed))
+    write_bytes(tmp_path / "a.html", b"new")
+    assert {p.name for p in tmp_path.iterdir()} == {"a.html", ".a.html.e5f6g7h8", ".b.html.a1b2c3d4"}
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

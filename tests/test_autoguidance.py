@@ -12,7 +12,7 @@ from temperance import hub
 from temperance.autoguidance import WEIGHT, Autoguided
 from temperance.data import load
 from temperance.denoiser import expand
-from temperance.run.earlier import FOLDER, kept, nearest
+from temperance.run.earlier import FOLDER, keep, kept, nearest
 from temperance.run.sampling import sample_run
 from temperance.run.settings import Given
 from temperance.run.sources import autoguided, open_model
@@ -168,3 +168,10 @@ def test_a_weaker_model_under_another_name_is_resumed_with_and_another_one_is_no
     for other, weight in ((f"{FOLDER}/2", 2.0), (f"{FOLDER}/3", 1.5)):
         with pytest.raises(ValueError, match="made with another model"):
             drawn(autoguided(model, str(folder), other, weight), tmp_path, resume=True)
+
+
+def test_what_a_killed_process_left_among_earlier_models_is_removed(tmp_path):
+    left = tmp_path / FOLDER / ".64.a1b2c3d4"
+    left.mkdir(parents=True)
+    keep(tmp_path, 90, lambda path: path.mkdir())
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["90"]

@@ -1,5 +1,6 @@
 """Runs from settings to folders, in this process: the monitor, and configurations that reproduce a run."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -283,3 +284,13 @@ def test_heldout_images_are_named_from_anywhere_and_others_are_told(tmp_path, mo
             IMAGES, tmp_path / "run", Given(DEFAULTS), resume=True, progress=False, device="cpu", heldout=heldout,
         )  # fmt: skip
         assert ("held-out images are not those" in capsys.readouterr().err) == told
+
+
+@pytest.mark.parametrize(("every", "left"), [(1, "checkpoint-1 is intact: make"), (12, "make room, and")])
+def test_a_model_that_finds_no_room_is_one_line_that_says_what_is_left(tmp_path, monkeypatch, every, left):
+    def full(folder, model):
+        raise OSError(errno.ENOSPC, "No space left on device", f"{folder.parent}/.1.a1b2c3d4/temperance.json")
+
+    monkeypatch.setattr("temperance.run.training.hub.save", full)
+    with pytest.raises(OSError, match=rf"cannot save {tmp_path}/earlier/1: No space left on device; {left}"):
+        run(tmp_path, f"checkpoint_every={every}")

@@ -1,5 +1,7 @@
 """Sampling runs on disk: which options fit together, closed forms, several processes, what `resume` brings back."""
 
+import errno
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from temperance.data import Images, load, split
 from temperance.features import by_name, train_classifier
 from temperance.guard import Guard
-from temperance.run.pictures import write_sheet
+from temperance.run.pictures import write_array, write_sheet
 from temperance.run.sampling import WHOLE, sample_run
 from temperance.run.sources import closed_form_model, open_guard
 from temperance.sample import Noise, Walker, heun, integrate
@@ -169,3 +171,13 @@ def test_images_under_another_name_are_resumed_with_and_other_images_are_not(tmp
     sampled(tmp_path / "out", closed_form_model(load(f"{tmp_path}/a.npy"), "tangent"), resume=True)
     with pytest.raises(ValueError, match="made with another model"):
         sampled(tmp_path / "out", closed_form_model(load("b.npy"), "tangent"), resume=True)
+
+
+def test_an_array_that_finds_no_room_leaves_nothing_and_is_named(tmp_path):
+    def blocks():
+        yield np.zeros((1, 2, 2, 1), np.uint8)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*/samples\.npz'"):
+        write_array(tmp_path / "samples.npz", blocks(), (2, 2, 2, 1))
+    assert not list(tmp_path.iterdir())

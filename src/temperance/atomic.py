@@ -6,24 +6,31 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
 CHUNK = 1 << 26  # bytes handed to the operating system at a time
+STALE = 600.0  # seconds without a change after which an unfinished file is nobody's: processes may write the same one
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a file through a temporary neighbor: readers see the old content or the new, never a part.
 
-    `durable`: fsync it. Without, which is much faster for many small files, a power cut may still take it.
+    `durable`: fsync it, and remove what a killed process left of it. Without, which is much faster for many small
+    files, a power cut may still take it.
 
     Raises:
         OSError: naming `path`, if it cannot be written; what was there before is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in _unfinished(path) if durable else ():
+        with suppress(OSError):  # another process was faster
+            if time.time() - left.stat().st_mtime > STALE:
+                left.unlink()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with named(path):
@@ -79,9 +86,12 @@ def read_json(path: Path) -> dict[str, Any]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill a temporary folder; on leaving, fsync it, add a sha256 manifest and rename it to `path`.
 
-    An existing `path` is replaced. If the body raises, nothing is left and an existing `path` stays as it was.
+    An existing `path` is replaced. If the body raises, nothing is left and an existing `path` stays as it was. One
+    process at a time may fill a `path`: what is there of it unfinished was left by one that was killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in _unfinished(path):
+        shutil.rmtree(left, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     old = path.with_name(f".{path.name}.old")
     try:

@@ -14,8 +14,13 @@ FOLDER = "earlier"
 
 
 def keep(run: Path, step: int, save: Callable[[Path], None]) -> None:
-    """Save the model of `step` as `run/earlier/STEP`, and remove those that are no eighth of anything to come."""
+    """Save the model of `step` as `run/earlier/STEP`.
+
+    Removes those that are no eighth of anything to come, and what killed processes left.
+    """
     save(run / FOLDER / str(step))
+    for left in (run / FOLDER).glob(".[0-9]*"):
+        shutil.rmtree(left, ignore_errors=True)
     for older in kept(run):
         if older < step // 8:
             shutil.rmtree(run / FOLDER / str(older))

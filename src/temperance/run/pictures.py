@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from temperance.atomic import write_bytes
+from temperance.atomic import named, write_bytes
 
 SHOWN = 100  # images on the sheet
 
@@ -24,18 +24,27 @@ def write_pngs(folder: Path, pixels: np.ndarray, index: Iterable[int]) -> None:
 
 
 def write_array(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int, int, int]) -> None:
-    """Write an npz whose `arr_0` is uint8 of `shape`, block by block: memory for one block."""
+    """Write an npz whose `arr_0` is uint8 of `shape`, block by block: memory for one block.
+
+    Raises:
+        OSError: naming `path`, if it cannot be written; what was there before is still there.
+    """
     scratch = path.with_name(f".{path.name}.new")
     entry = zipfile.ZipInfo("arr_0.npy", (1980, 1, 1, 0, 0, 0))  # a fixed date: equal samples make equal files
     entry.compress_type = zipfile.ZIP_DEFLATED
     about = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    with zipfile.ZipFile(scratch, "w") as archive, archive.open(entry, "w", force_zip64=True) as file:
-        np.lib.format.write_array_header_1_0(file, about)  # pyright: ignore[reportArgumentType]
-        for block in blocks:
-            file.write(np.ascontiguousarray(block).tobytes())
-    with scratch.open("rb") as file:
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    try:
+        with named(path):
+            with zipfile.ZipFile(scratch, "w") as archive, archive.open(entry, "w", force_zip64=True) as file:
+                np.lib.format.write_array_header_1_0(file, about)  # pyright: ignore[reportArgumentType]
+                for block in blocks:
+                    file.write(np.ascontiguousarray(block).tobytes())
+            with scratch.open("rb") as file:
+                os.fsync(file.fileno())
+        scratch.replace(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
 
 
 def write_sheet(path: Path, pixels: np.ndarray) -> None:

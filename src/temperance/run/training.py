@@ -24,7 +24,7 @@ from temperance.run.earlier import keep, nearest
 from temperance.run.monitor import Monitor
 from temperance.run.settings import Given, settings_from
 from temperance.run.shards import Place
-from temperance.train import Settings, listed, step_of, stopped_at
+from temperance.train import Settings, checkpoints, listed, step_of, stopped_at
 
 MANY = 0.05  # near-duplicates among the training images that are worth a word
 
@@ -80,7 +80,7 @@ def train_run(
 
     def earlier(step: int, model: hub.Model) -> None:
         if main:
-            keep(out, step, lambda folder: _save(folder, _at(step, model)))
+            keep(out, step, lambda folder: _save(out, folder, _at(step, model)))
 
     model = fit(
         ready, points, settings, out=out, resume=resume and bool(listed(out)), progress=progress, device=device,
@@ -91,7 +91,7 @@ def train_run(
     if not main:
         return None
     step, model = _end(out, model, settings)
-    _save(out / "model", _at(step, model))
+    _save(out, out / "model", _at(step, model))
     seconds = time.perf_counter() - began
     return {
         "out": str(out),
@@ -180,13 +180,15 @@ def _at(step: int, model: hub.Model) -> hub.Model:
     return replace(model, about={**model.about, "step": step})
 
 
-def _save(folder: Path, model: hub.Model) -> None:
+def _save(out: Path, folder: Path, model: hub.Model) -> None:
+    """Write a model of the run `out`; if that fails, say in one line what there is to go on from."""
     try:
         hub.save(folder, model)
-    except SafetensorError as error:
-        raise OSError(
-            f"cannot save {folder}: {error}; the last checkpoint is intact: make room and --resume"
-        ) from error
+    except (SafetensorError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        last = next((path.name for path in checkpoints(out)), None)
+        left = f"{last} is intact: make room and --resume" if last else "make room, and --resume begins again"
+        raise OSError(f"cannot save {folder}: {reason}; {left}") from error
 
 
 def labels_of(images: Images) -> tuple[Tensor | None, tuple[str, ...]]:
