@@ -13,6 +13,7 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from temperance.cli.input import load
 from temperance.distance import neighbors
 from temperance.network import Preconditioned, ResidualMlp
 from temperance.objective import TangentSmoothed
@@ -153,6 +154,16 @@ def test_every_part_needs_a_row(tmp_path):
     with pytest.raises(ValueError, match="batch_size=3 is less than 1 processes x accumulate=4"):
         run(tmp_path, Settings(steps=2, batch_size=3, accumulate=4))
     assert not list(checkpoints(tmp_path))
+
+
+def test_the_first_process_tells_of_files_that_are_left_out(tmp_path, photos, monkeypatch, capsys):
+    (photos / "img3.png").write_bytes(b"not an image")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        assert len(load(str(photos), None, None, "quarantine", tmp_path, minimum=1, quiet=True)) == 13
+        first = rank == "0"
+        assert ("1 files of" in capsys.readouterr().err) == (tmp_path / "quarantine.jsonl").exists() == first
 
 
 @pytest.mark.slow

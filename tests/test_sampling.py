@@ -173,6 +173,18 @@ def test_images_under_another_name_are_resumed_with_and_other_images_are_not(tmp
         sampled(tmp_path / "out", closed_form_model(load("b.npy"), "tangent"), resume=True)
 
 
+def test_of_several_processes_the_first_shows_a_bar_and_says_whose_share_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, told in (("1", ""), ("0", "the share of one of 2 processes")):
+        monkeypatch.setenv("RANK", rank)
+        model = closed_form_model(IMAGES, "tangent")
+        options = {"sampler": "auto", "steps": 4, "batch_size": 2, "guard": None, "seed": 0, "device": "auto"}
+        sample_run(model, tmp_path, 5, progress=True, **options)
+        said = capsys.readouterr().err
+        assert told in said and bool(said) == bool(told)
+    assert "0/3" in said  # two batches of three
+
+
 def test_an_array_that_finds_no_room_leaves_nothing_and_is_named(tmp_path):
     def blocks():
         yield np.zeros((1, 2, 2, 1), np.uint8)

@@ -62,11 +62,13 @@ def load(
     minimum: int,
     quiet: bool,
 ):
-    """Read images and tell about those left out."""
+    """Read images and tell about those left out; of several processes the first one speaks and writes."""
     from temperance.data import load, record_skipped
+    from temperance.run.shards import Place
 
-    images = load(spec, size=size, channels=channels, on_bad=on_bad, minimum=minimum, progress=not quiet)
-    if images.skipped:
+    first = Place.here().rank == 0
+    images = load(spec, size=size, channels=channels, on_bad=on_bad, minimum=minimum, progress=first and not quiet)
+    if images.skipped and first:
         print(f"{len(images.skipped)} files of {spec} could not be read and were left out", file=sys.stderr)
         if on_bad == "quarantine" and out is not None:
             record_skipped(images, out / "quarantine.jsonl")

@@ -76,19 +76,15 @@ def sample(
     from temperance.run.shards import Place
     from temperance.run.sources import autoguided, closed_form_model, open_guard, open_model
 
-    def images(spec: str, minimum: int, quarantine: Path | None = None) -> Any:
-        return load(spec, size, channels, on_bad, quarantine, minimum=minimum, quiet=quiet)
+    def images(spec: str, minimum: int) -> Any:
+        return load(spec, size, channels, on_bad, out, minimum=minimum, quiet=quiet)
 
-    kept = out if Place.here().rank == 0 else None
-    if closed_form is None:
-        model = open_model(source, label)
-    else:
-        model = closed_form_model(images(source, 3, kept), closed_form)
+    model = open_model(source, label) if closed_form is None else closed_form_model(images(source, 3), closed_form)
     if autoguidance is not None or weaker is not None:
         model = autoguided(model, source, weaker, WEIGHT if autoguidance is None else autoguidance)
     keeper = open_guard(
-        None if guard is None else images(guard, 2, kept), None if heldout is None else images(heldout, 1, kept),
-        encoder=guard_encoder, rate=guard_rate, index=guard_index, progress=not quiet,
+        None if guard is None else images(guard, 2), None if heldout is None else images(heldout, 1),
+        encoder=guard_encoder, rate=guard_rate, index=guard_index, progress=Place.here().rank == 0 and not quiet,
     )  # fmt: skip
     found = sample_run(
         model, out, n, sampler=sampler, steps=steps, batch_size=batch_size, guard=keeper, guide=guide, seed=seed,

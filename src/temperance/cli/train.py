@@ -66,11 +66,11 @@ def train(
     held = about_data(own if resume and own.exists() else None, config)
     size = held.get("size") if size is None else size
     channels = held.get("channels") if channels is None else channels
-    unseen, kept, silent = heldout or held.get("heldout"), out if main else None, quiet or not main
+    unseen = heldout or held.get("heldout")
     if main:
         outside(out, data, unseen)
-    images = load(data, size, channels, on_bad, kept, minimum=2, quiet=silent)
-    against = load(unseen, size, channels, on_bad, kept, minimum=2, quiet=silent) if unseen else None
+    images = load(data, size, channels, on_bad, out, minimum=2, quiet=quiet)
+    against = load(unseen, size, channels, on_bad, out, minimum=2, quiet=quiet) if unseen else None
     typed = {name for name in options if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
     found = train_run(
         images, out, Given(options, config, typed, set_ or ()), resume=resume, progress=not quiet, device=device,

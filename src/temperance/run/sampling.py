@@ -71,7 +71,7 @@ def sample_run(
             (out / file).unlink(missing_ok=True)
     write_json(shards.folder / "plan.json", shards.plan)
     todo = {start for start in shards.starts if not (resume and shards.done(start))}  # of all processes
-    _draw(drawing, shards, shards.mine(place), todo, out / "images", progress)
+    _draw(drawing, shards, place, todo, out / "images", progress)
     if place.rank:
         return {}
     found = _collected(shards, place, out, model)
@@ -176,11 +176,14 @@ class _Drawing:
             return integrate(sampler, there, self.model.shape, sigmas, noise, project=project, **options)
 
 
-def _draw(drawing: _Drawing, shards: Shards, mine: Sequence[int], todo: set[int], images: Path, progress: bool) -> None:
-    """Draw those of `mine` that are `todo`, and write the PNGs of all of them."""
+def _draw(drawing: _Drawing, shards: Shards, place: Place, todo: set[int], images: Path, progress: bool) -> None:
+    """Draw this process's batches that are `todo`, and write the PNGs of all of them."""
+    mine = shards.mine(place)
+    share = f", the share of one of {place.world} processes" if place.world > 1 else ""
     bar = tqdm(
-        total=sum(len(shards.indices(start)) for start in todo.intersection(mine)), desc=f"sample ({drawing.name})",
-        unit="image", file=sys.stderr, disable=not progress, leave=False,
+        total=sum(len(shards.indices(start)) for start in todo.intersection(mine)),
+        desc=f"sample ({drawing.name}{share})", unit="image", file=sys.stderr,
+        disable=not (progress and place.rank == 0), leave=False,
     )  # fmt: skip
     with bar:
         for start in mine:
