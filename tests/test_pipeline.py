@@ -5,11 +5,18 @@ from functools import cache
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, EDMEulerScheduler, ImagePipelineOutput
+from diffusers import (
+    DDPMPipeline,
+    DDPMScheduler,
+    DiffusionPipeline,
+    EDMEulerScheduler,
+    ImagePipelineOutput,
+    UNet2DModel,
+)
 
 from temperance.data import Images, to_uint8
 from temperance.guard import Guard
-from temperance.hub import Model, new_denoiser, new_network, save
+from temperance.hub import Model, load, new_denoiser, new_network, save
 from temperance.network import Parameterized
 from temperance.pipeline import TemperancePipeline, TemperanceScheduler, drawer
 from temperance.sample import Noise, adaptive, ancestral, heun, integrate
@@ -194,3 +201,23 @@ def test_images_need_not_be_square(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # random weights need not converge
         assert images(pipe, range(2)).shape == (2, *shape)
+
+
+def test_weights_of_half_precision_are_read_and_pickled_ones_refused(tmp_path, capsys):
+    """A folder with `variant="fp16"` alone, and one saved without safetensors."""
+    saved = model(True)
+    save(tmp_path / "run", saved)
+    pipe = DDPMPipeline(UNet2DModel.from_pretrained(tmp_path / "run" / "unet"), DDPMScheduler())
+    pipe.save_pretrained(tmp_path / "half", variant="fp16")
+    assert [path.name for path in (tmp_path / "half" / "unet").glob("*.safetensors")] == [
+        "diffusion_pytorch_model.fp16.safetensors"
+    ]
+    pipe.save_pretrained(tmp_path / "whole")
+    x, sigma = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(1)), torch.tensor([0.5, 1.0])
+    half, whole = (load(tmp_path / name).denoiser(x, sigma) for name in ("half", "whole"))
+    assert torch.equal(half, whole)
+    pipe.save_pretrained(tmp_path / "pickled", safe_serialization=False)
+    capsys.readouterr()
+    with pytest.raises(ValueError, match=r"pickled/unet holds no diffusion_pytorch_model\.safetensors"):
+        load(tmp_path / "pickled")
+    assert capsys.readouterr() == ("", "")

@@ -306,11 +306,22 @@ def _load(folder: Path) -> Model:
         network: nn.Module = ResidualMlp(**read_json(folder / "mlp" / "config.json"))
         network.load_state_dict(load_file(folder / "mlp" / "model.safetensors"))
     else:
-        unet = UNet2DModel.from_pretrained(folder / "unet", local_files_only=True)
-        network = Unet(unet, told=about["denoiser"]["told"])
+        network = Unet(read_unet(folder / "unet"), told=about["denoiser"]["told"])
     denoiser, schedule = described(about, network)
     channels, height, width = about["shape"]
     return Model(denoiser.eval(), schedule, (channels, height, width), about)
+
+
+def read_unet(folder: Path) -> UNet2DModel:
+    """The UNet of a diffusers folder, from safetensors alone: weights saved as a pickle are refused."""
+    names = sorted(path.name.split(".") for path in folder.glob("diffusion_pytorch_model*.safetensors"))
+    if not names:
+        raise ValueError(f"{folder} holds no diffusion_pytorch_model.safetensors; save_pretrained writes one")
+    variant = min((name[1] for name in names), key=lambda part: part != "safetensors")  # fp16, if there are no others
+    told = {} if variant == "safetensors" else {"variant": variant}
+    unet = UNet2DModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, **told)
+    assert isinstance(unet, UNet2DModel)
+    return unet
 
 
 def described(about: dict[str, Any], network: nn.Module) -> tuple[nn.Module, Schedule]:
@@ -340,7 +351,7 @@ def _load_foreign(folder: Path) -> Model:
     coder = next((name for name in ("vae", "vqvae") if (folder / name).is_dir()), None)
     if coder:
         raise ValueError(f"{folder} has a {coder}: its UNet makes latents; only models of pixels can be used")
-    network = Unet(UNet2DModel.from_pretrained(unet, local_files_only=True), told=True)
+    network = Unet(read_unet(unet), told=True)
     schedule, predicts = process_of(read_json(config))
     size = network.unet.config["sample_size"]
     if not size:

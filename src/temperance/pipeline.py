@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 
 from temperance.atomic import read_json
 from temperance.denoiser import elsewhere
-from temperance.hub import ABOUT, Unet, described
+from temperance.hub import ABOUT, Unet, described, read_unet
 from temperance.network import Blind, Preconditioned
 from temperance.sample import SAMPLERS, Noise, Project, integrate, usual, walk
 from temperance.sample.ancestral import reverse_step
@@ -142,10 +142,8 @@ class TemperancePipeline(DiffusionPipeline):
             raise ValueError(f"{folder} holds no {ABOUT} with a unet; train with --set network=unet")
         about = read_json(folder / ABOUT)
         kept = {key: about[key] for key in ("denoiser", "schedule")}
-        unet = UNet2DModel.from_pretrained(folder / "unet", local_files_only=True)
-        assert isinstance(unet, UNet2DModel)
         chosen = sampler or usual(told=about["denoiser"]["told"])
-        return TemperancePipeline(unet, TemperanceScheduler(kept, chosen))
+        return TemperancePipeline(read_unet(folder / "unet"), TemperanceScheduler(kept, chosen))
 
     @torch.no_grad()
     def __call__(
