@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +78,41 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
         (scratch / "c.txt").write_text("new")
     assert sorted(p.name for p in path.iterdir()) == ["c.txt", MANIFEST]
     assert is_complete(path) and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """The names that reach the disk, in order; a rename is one, too."""
+    names, sync, replace = [], os.fsync, Path.replace
+
+    def fsync(handle):
+        names.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        sync(handle)
+
+    def renamed(self, target):
+        names.append(f"to {target.name}")
+        return replace(self, target)
+
+    monkeypatch.setattr("temperance.atomic.os.fsync", fsync)
+    monkeypatch.setattr(Path, "replace", renamed)
+    return names
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_a_file_is_on_disk_before_its_name_and_its_name_before_the_call_ends(tmp_path, synced):
+    write_bytes(tmp_path / "file", b"x")
+    assert synced[0].startswith(".file.") and synced[1:] == ["to file", tmp_path.name]
+    synced.clear()
+    write_bytes(tmp_path / "file", b"y", durable=False)
+    assert synced == ["to file"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_all_of_a_folder_is_on_disk_before_its_name(tmp_path, synced):
+    make(tmp_path / "folder")
+    before = synced[: synced.index("to folder")]
+    assert {"a.txt", "b.bin", "below"} < set(before) and before[-1].startswith(".folder.")
+    assert synced[-1] == tmp_path.name
 
 
 def test_what_a_killed_process_left_is_no_obstacle(tmp_path):

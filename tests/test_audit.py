@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from temperance.auditing import KEYS, Encoded, as_json, audit, gate, write
 from temperance.auditing.comparison import side_by_side
-from temperance.auditing.sets import in_train
+from temperance.auditing.sets import in_train, overlapping
 from temperance.data import Images
 from temperance.features import Pixels
 from temperance.recipe import closed_form
@@ -184,6 +184,42 @@ def test_moved_copies_are_found_in_the_right_view():
     assert {p.generated: p.neighbors[0].name for p in seen.pairs["pixels"]}["3"] == "3"
 
 
+def test_a_moved_copy_at_no_distance_is_listed_where_nothing_can_be_flagged():
+    shifted = np.roll(TRAIN[:3], 1, 2)  # digits have borders of their own to lose
+    found = audit(TRAIN, np.concatenate([shifted, REST[:40]]), HELDOUT[:10], quality_limit=2)
+    certain = [c for c in found.copies if c["distance"] == 0]
+    assert found.flags["pixels"] == 0 and {c["generated"] for c in certain} <= {0, 1, 2} and certain
+
+
+def test_mirrored_copies_are_found_in_any_space():
+    class Left:
+        name = "left"
+
+        def __call__(self, images):
+            return images[..., :4].flatten(1)
+
+    moved = np.concatenate([TRAIN[:10, :, ::-1], REST[:40]])
+    found = audit(TRAIN, moved, HELDOUT, encoders=(Left(),), quality_limit=2)
+    hits = {c["generated"]: (c["train"], c["view"]) for c in found.copies if c["distance"] == 0}
+    assert {i: hits[i] for i in range(10)} == {i: (i, "mirrored") for i in range(10)}
+
+
+def test_finished_work_of_another_question_is_not_taken_for_its_own(tmp_path):
+    """One folder of unfinished work, left by an audit with other settings."""
+    near = np.concatenate([TRAIN[:30], TRAIN[:30] // 2 * 2])  # pairs a gray level apart
+    sets = (near, np.concatenate([TRAIN[30:50, :, ::-1], near[:20]]), HELDOUT[:60])
+    for changes in ({}, {"moved": False}, {"duplicate_radius": 0.5}):
+        alone, found = (as_json(audit(*sets, quality_limit=2, work=w, **changes)) for w in (None, tmp_path))
+        assert found == alone
+
+
+def test_a_copy_is_named_after_the_first_of_its_near_duplicates():
+    near = np.concatenate([TRAIN[:30], np.minimum(TRAIN[:30], 254)])
+    found = audit(near, np.concatenate([near[30:33], REST[:40]]), HELDOUT[:60], duplicate_radius=0.5, quality_limit=2)
+    named = {c["generated"]: (c["train"], c["train_duplicates"]) for c in found.copies}
+    assert [named[i] for i in range(3)] == [(i, [30 + i]) for i in range(3)]
+
+
 def test_names_of_files_are_reported():
     names = tuple(f"a/{i}.png" for i in range(100))
     report = audit(Images(TRAIN, names=names), Images(TRAIN[5:8], names=("x.png", "y.png", "z.png")))
@@ -264,6 +300,21 @@ def test_encoded_rows_are_made_on_demand():
     assert torch.equal(rows[torch.tensor([3, 1])], Images(TRAIN[[3, 1]]).tensor().flatten(1))
 
 
+def test_a_class_has_the_held_out_images_that_are_nearest_to_it_for_its_null():
+    far = np.stack([np.full((8, 8, 1), v, np.uint8) for v in (0, 255)])
+    train = Images(np.concatenate([TRAIN[:20], far]), labels=np.array([0] * 20 + [1, 1]))
+    heldout = np.concatenate([HELDOUT[:20], far[:1] + 3])  # the last is as good as a black one
+    one, other = audit(train, np.concatenate([REST[:20], far]), heldout, quality_limit=2).classes["pixels"]
+    assert (one.copied.null, other.copied.null) == (0, 1) and (one.generated, other.generated) == (20, 2)
+
+
+def test_the_seed_decides_which_images_enter_the_quality_figures():
+    given = {"moved": False, "quality_limit": 30}
+    one, other = (audit(TRAIN, REST[:80], HELDOUT[:80], seed=s, **given).measurements["pixels"] for s in (0, 1))
+    assert one["fd_heldout"].value != other["fd_heldout"].value
+    assert one["memorized_fraction"] == other["memorized_fraction"]
+
+
 def test_classes_have_the_names_of_their_folders():
     train = Images(TRAIN[:60], labels=np.arange(60) // 30, classes=("12", "cats"))
     assert [row.label for row in audit(train, REST[:40]).classes["pixels"]] == ["12", "cats"]
@@ -303,6 +354,7 @@ def test_training_images_among_held_out_ones_hide_no_copies():
     assert found.measurements == clean.measurements and found.membership == clean.membership
     assert found.measurements["pixels"]["memorized_adaptive"].value == 1
     assert found.provenance["images"]["heldout"] == 198 and found.nulls["pixels"]["identical_heldout"] == 8
+    assert [overlapping(torch.arange(4) < n) for n in (1, 2, 3)] == [False, False, True]
     mostly = audit(TRAIN, TRAIN[20:80], np.concatenate([HELDOUT[:20], TRAIN[:60]]))
     assert mostly.flags["pixels"] == 0 and "means anything" in mostly.provenance["settings"]["notes"][0]
 

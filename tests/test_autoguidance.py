@@ -72,6 +72,16 @@ def test_a_run_keeps_what_a_run_of_about_a_quarter_of_the_steps_ends_with(folder
         assert torch.equal(found.denoiser.state_dict()[name], value)
 
 
+@pytest.mark.parametrize(
+    ("step", "share", "taken"), [(88, 1 / 4, 40), (76, 1 / 4, 10), (88, 1 / 2, 40), (40, 1 / 4, 10)]
+)
+def test_the_nearest_earlier_model_is_so_as_a_ratio(tmp_path, step, share, taken):
+    """Of 10 and 40 steps the middle is 20, not 25."""
+    for kept_step in (10, 40, 88):
+        (tmp_path / FOLDER / str(kept_step)).mkdir(parents=True)
+    assert nearest(tmp_path, step, share).name == str(taken)
+
+
 def test_a_run_that_copying_ends_is_guided_by_a_quarter_of_what_it_came_to(folder, tmp_path):
     """Of 12 steps those from an eighth on are kept: one is within 1.34 times a quarter of any end from 8 to 15."""
     assert kept(folder) == [1, 2, 3, 4, 6, 8, 11]

@@ -13,7 +13,7 @@ from torch import nn
 from temperance.atomic import is_complete
 from temperance.objective import NoiseConditional
 from temperance.schedule import Edm
-from temperance.train import CannotSave, Settings, checkpoints, read_metrics, train
+from temperance.train import CannotSave, Settings, checkpoints, read_metrics, stopped_at, train
 from temperance.train.checkpoint import newest, restore, save_checkpoint
 
 
@@ -59,6 +59,14 @@ def test_old_damaged_and_unfinished_ones_are_deleted_after_the_new_one_is_there(
     save(tmp_path, 4)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-4", "checkpoint-notes"]
     assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-3"]
+
+
+def test_a_damaged_checkpoint_is_not_kept_in_the_place_of_a_valid_one(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step, keep=3)
+    (tmp_path / "checkpoint-3" / "state.json").write_text("{}")
+    save(tmp_path, 4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-4"]
 
 
 def test_a_disk_that_gives_back_other_bytes_is_noticed(tmp_path, monkeypatch):
@@ -149,6 +157,13 @@ def test_a_new_run_does_not_mix_with_an_old_one(tmp_path):
     run(tmp_path)
     with pytest.raises(ValueError, match="already holds checkpoint-8; resume"):
         run(tmp_path)
+
+
+def test_a_run_that_went_on_after_copies_was_not_ended_by_them(tmp_path):
+    rows = ['{"step": 4, "stop": false}', '{"step": 8, "stop": true}', '{"step": 9, "loss": 0.1}']
+    for more, ended in (([], 8), (['{"step": 12, "stop": false}'], None)):
+        (tmp_path / "metrics.jsonl").write_text("\n".join([*rows, *more]) + "\n")
+        assert stopped_at(tmp_path) == ended
 
 
 def test_a_torn_line_of_the_record_is_passed_over(tmp_path):

@@ -149,6 +149,22 @@ def test_suggest_temperature_finds_one_at_any_noise_level():
     assert float(effective_sample_size(shared).mean()) == pytest.approx(5.5, rel=0.1)
 
 
+def test_suggest_temperature_of_one_neighbor_lets_it_share():
+    points = digits()
+    table, sigma = neighbors(points, 1), collapse_sigma(points)
+    x = points + sigma * torch.randn(points.shape, generator=torch.Generator().manual_seed(7))
+    group = torch.cat([torch.arange(100)[:, None], table.index], 1)
+    heat = suggest_temperature(points, table, sigma) / sigma
+    shared = noise_conditional(x, points, torch.full((100,), sigma), index=group, temperature=heat)
+    assert float(effective_sample_size(shared).mean()) == pytest.approx(1.5, rel=0.05)
+
+
+def test_a_near_duplicate_is_nearer_than_a_fifth_of_the_last_distance():
+    first = torch.tensor([0.0, 0.19, 0.21, 1.0])
+    table = Neighbors(torch.zeros(4, 5, dtype=torch.long), torch.cat([first[:, None], torch.ones(4, 4)], 1))
+    assert near_duplicates(table).tolist() == [True, True, False, False]
+
+
 def test_near_duplicates_are_points_with_another_one_close_by():
     points = digits(60)
     again = points[:12] + 0.02 * torch.randn(12, 64, generator=torch.Generator().manual_seed(0))
@@ -159,6 +175,9 @@ def test_near_duplicates_are_points_with_another_one_close_by():
     assert not near_duplicates(neighbors(points, 10)).any() and near_duplicate_share(points) == 0
     assert near_duplicate_share(torch.cat([points, points])) == 0  # exact ones are one point
     assert not near_duplicates(neighbors(both, 4)).any()  # too few to tell
+    bursts = points[:20].repeat(8, 1)
+    bursts = bursts + 0.02 * torch.randn(160, 64, generator=torch.Generator().manual_seed(1))
+    assert near_duplicate_share(bursts) == 1  # seven others are near: it is the tenth that tells
     assert (
         near_duplicate_share(torch.cat([points[:2], again[:2]])) == near_duplicate_share(points[:1].repeat(9, 1)) == 0
     )

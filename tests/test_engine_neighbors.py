@@ -111,6 +111,15 @@ def test_table_is_written_once_mapped_and_resumed(tmp_path, monkeypatch):
     assert len(calls) == 16
 
 
+def test_a_table_of_another_question_is_not_taken_from_the_file(tmp_path):
+    p, path = data(8, 60, 12), tmp_path / "table.safetensors"
+    parity, halves = torch.arange(60) % 2, torch.arange(60) // 30
+    for k in (3, 4):  # from one question to the next only one thing changes
+        for asked in ({}, {"labels": parity}, {"labels": halves}, {}, {"space": p[:, :5]}, {"space": p[:, :2]}):
+            found, expected = neighbor_table(p, k, path=path, **asked), neighbor_table(p, k, **asked)
+            assert torch.equal(found.index, expected.index) and torch.equal(found.distance, expected.distance)
+
+
 def test_a_table_of_any_floating_type_is_kept(tmp_path):
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         p, path = data(8, 40, 6).to(dtype), tmp_path / str(dtype)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from temperance import engine
-from temperance.empirical import _marginal, noise_unconditional
+from temperance.empirical import _marginal, denoise, noise_conditional, noise_unconditional
 from temperance.engine import EmpiricalDenoiser, approximate, ladder, neighbors, tracked_heun
 from temperance.engine.curve import Curve
 from temperance.sample import Noise, heun, integrate
@@ -141,6 +141,31 @@ def test_integrate_takes_the_tracked_way_and_counts_what_it_stands_for(monkeypat
     # A constraint changes every evaluation, so the denoiser's own way is not taken.
     bounded = integrate(heun, denoiser, (600,), sigmas, Noise(3, range(8)), project=lambda x: x.clamp(-0.125, 0.125))
     assert walked == [True] and float(bounded.x.abs().max()) <= 0.125
+
+
+def test_no_temperature_above_sigma_collapse():
+    """A strength above sigma_collapse, which the automatic one is, raises nothing there."""
+    g = torch.Generator().manual_seed(0)
+    points, x = torch.randn(30, 6, generator=g), torch.randn(4, 6, generator=g, dtype=torch.float64)
+    for sigma, heat in ((0.5, 6.0), (0.51, 1.0)):
+        level = torch.full((4,), sigma, dtype=torch.float64)
+        got = EmpiricalDenoiser(points, "temperature", sigma_collapse=0.5, temperature=3.0)(x, level)
+        expected = denoise(noise_conditional(x, points, level, temperature=heat), points.double())
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_weight_that_was_dropped_is_owned_up_to(monkeypatch):
+    monkeypatch.setattr(ladder, "SMALL", 0)
+    monkeypatch.setattr(ladder, "WORTH", 0)
+    points = torch.randn(300, 24, generator=torch.Generator().manual_seed(1))
+    x, level = points[:12].double() + 0.5, torch.full((12,), 1.0, dtype=torch.float64)
+    made = EmpiricalDenoiser(points, tol=0.1)
+    _, stats = made.evaluate(x, level)
+    kept = made.posterior(x, level)
+    whole = noise_conditional(x, points, level).weights
+    missing = 1 - whole.gather(1, kept.index).where(kept.weights > 0, 0).sum(1)
+    assert set(stats.path) == {"int8"} and (missing > 0).all()
+    assert bool((stats.dropped >= missing).all()) and float(stats.dropped.max()) <= 0.1
 
 
 def test_tracked_heun_without_axes_is_heun():

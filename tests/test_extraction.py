@@ -125,6 +125,15 @@ def test_dcr_share_interval_covers_where_samples_show_a_few_modes(modes):
     assert hit >= 36
 
 
+def test_a_share_that_hangs_on_one_training_image_is_no_certain_one():
+    """One training image amid samples makes them nearer to training images: without it none of them is."""
+    x = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+    turn = torch.arange(40) * math.tau / 40
+    around = torch.stack([turn.cos(), turn.sin()], 1)
+    found = tm.dcr_share(x, torch.cat([torch.zeros(1, 2), 50 * around[1:]]), 4 * around)
+    assert found.value > 0.8 and found.low < 0.5
+
+
 def test_dcr_share_interval_covers():
     g = torch.Generator().manual_seed(0)
     hit = 0
@@ -132,6 +141,11 @@ def test_dcr_share_interval_covers():
         m = tm.dcr_share(*(torch.randn(60, 3, generator=g) for _ in range(3)))
         hit += m.low <= 0.5 <= m.high
     assert hit >= 37
+
+
+def test_no_end_of_an_interval_is_less_than_one_different_row():
+    m = tm.vendi_score(torch.eye(2)[[0] * 19 + [1]])
+    assert m.low == 1 < m.value < 1.3
 
 
 def test_vendi_score_known_answers():
@@ -291,6 +305,7 @@ def test_subsample_is_deterministic_and_keeps_order():
     part = tm.subsample(x, 10, seed=3)
     assert torch.equal(part, tm.subsample(x, 10, seed=3))
     assert bool((part.diff(dim=0) > 0).all())
+    assert not torch.equal(part, tm.subsample(x, 10, seed=4))
     assert tm.subsample(x, 60) is x
 
 

@@ -47,6 +47,23 @@ def test_a_ratio_to_rounding_is_none():
     assert found is not None and found.value == pytest.approx(0, abs=1e-9)
 
 
+def test_a_small_distance_to_held_out_images_still_has_a_ratio():
+    train, heldout = sets(60, 60, 5)
+    x = heldout + 0.01
+    near, far = (tm.frechet_distance(x, reference).value for reference in (train, heldout))
+    found = tm.fd_ratio(x, train, heldout)
+    assert far < 1e-3 and found is not None and found.value == pytest.approx(near / far)
+
+
+def test_the_jackknife_of_a_mean_is_the_error_of_the_mean_of_its_folds():
+    x = sets(200, 1, 1)[0].double()
+    fold = tm.interval.fold_of(200, 10)
+    means = np.array([float(x[fold == i].mean()) for i in range(10)])
+    margin = 2.262157 * means.std(ddof=1) / 10**0.5  # Student's t with 9 degrees
+    low, high = tm.jackknife(lambda part: float(part.mean()), x, float(x.mean()))
+    assert (low, high) == pytest.approx((float(x.mean()) - margin, float(x.mean()) + margin), rel=1e-6)
+
+
 def test_kid_agrees_with_loops_and_is_unbiased():
     x, y = sets(12, 9, 4)
 
@@ -135,6 +152,25 @@ def test_variety_and_likelihood_of_sets_sorted_by_class_are_those_of_all_classes
     assert found["fld"].value == pytest.approx(0, abs=20)
 
 
+def test_every_figure_stands_beside_the_same_of_real_data():
+    """What a report calls the null: held-out for generated images where the reference is train, train elsewhere."""
+    x, train, heldout = (1.2 * sets(60, 1, 4)[0] + 0.3, sets(60, 1, 4, seed=1)[0], sets(60, 1, 4, seed=2)[0])
+    rows = {"generated": Rows(x), "train": Rows(train), "heldout": Rows(heldout)}
+    found = audited.fidelity(rows, 60, 0)
+    real, floor = tm.quality(train, heldout)._asdict(), tm.frechet_distance(heldout, train)
+    expected = {
+        "fd_train": (tm.frechet_distance(x, train), floor),
+        "fd_heldout": (tm.frechet_distance(x, heldout), floor),
+        "kid_train": (tm.kid(x, train), tm.kid(heldout, train)),
+        "kid": (tm.kid(x, heldout), tm.kid(heldout, train)),
+        "mifid": (tm.mifid(x, train, tm.frechet_distance(x, train)), tm.mifid(heldout, train, floor)),
+        "vendi": (tm.vendi_score(x), tm.vendi_score(heldout)),
+    } | {key: (m, real[key]) for key, m in tm.quality(x, heldout)._asdict().items()}
+    for key, (value, null) in expected.items():
+        assert (found[key].value, found[key].null) == (value.value, null.value), key
+    assert found["fd_floor"].value == floor.value and real["precision"].value != real["recall"].value
+
+
 def naive_quality(x, y, k):
     d = cdist(x, y).numpy()
     ry = np.sort(cdist(y, y).numpy(), 1)[:, k]
@@ -155,6 +191,20 @@ def test_quality_agrees_with_loops(k, monkeypatch):
     assert [m.value for m in tm.quality(x, y * 0.8 + 0.3, k=k)] == pytest.approx(expected)
     monkeypatch.setattr(fidelity, "ROWS", 16)
     assert [m.value for m in tm.quality(x, y * 0.8 + 0.3, k=k)] == pytest.approx(expected)
+
+
+def test_quality_has_the_neighbors_of_its_sources():
+    x, y = sets(70, 65, 3)
+    three, five = (naive_quality(x, y * 0.8 + 0.3, k) for k in (3, 5))
+    assert [m.value for m in tm.quality(x, y * 0.8 + 0.3)] == pytest.approx([*three[:2], *five[2:]])
+    assert three[0] != five[0] and three[3] != five[3]
+
+
+def test_a_set_in_which_every_image_repeats_covers_itself():
+    """Balls of radius 0, and distances that rounding lifts above 0."""
+    x = sets(20, 1, 50)[0].repeat(8, 1) + 3
+    q = tm.quality(x, x)
+    assert (q.precision.value, q.recall.value, q.coverage.value) == (1, 1, 1)
 
 
 def test_identical_sets_have_full_quality_and_far_sets_none():

@@ -143,6 +143,33 @@ def test_without_a_threshold_it_is_the_rule_of_d1_over_d2():
     assert open_.look(between).refused.all() and open_.look(points[:5].flip(-1)).refused.all()
 
 
+def test_repeated_training_images_do_not_hide_copies_from_the_rule():
+    train = digits()[0][:40]
+    twice = Images(np.concatenate([train.pixels, train.pixels]))
+    between = 0.97 * train[:5].tensor() + 0.03 * train[5:10].tensor()
+    assert Guard(twice).look(between).refused.all()
+
+
+@pytest.mark.parametrize("blank", ["all", "middle"])
+def test_held_out_images_on_training_images_are_refused_whole_or_in_their_middle(blank):
+    """Where only borders differ, every middle lies on another one: no distance tells a shifted copy."""
+    train, heldout, _ = (Images(part.pixels.copy()) for part in digits())
+    for images in (train, heldout):
+        images.pixels[:, 2:6, 2:6] = 0
+    encoder = Function(lambda x: torch.ones(len(x), 3), "blank") if blank == "all" else None
+    with pytest.raises(ValueError, match="lie on training images in"):
+        Guard.calibrate(train, heldout[:199], encoder, rate=0.05)
+
+
+def test_a_number_is_a_threshold_of_whole_images_alone():
+    """Another image with the same middle is no copy."""
+    train = digits()[0]
+    other = train[:4].tensor()
+    other[..., [0, 7]] = 1 - other[..., [0, 7]].abs()
+    verdict = Guard(train, threshold=0.5).look(other)
+    assert (verdict.closeness > 1).all() and not verdict.refused.any()
+
+
 def test_an_exact_copy_is_known_by_its_hash_alone():
     """Whatever the threshold is."""
     train, *_ = digits()
@@ -210,6 +237,14 @@ def test_one_step_leads_just_beyond_the_threshold():
     assert torch.equal(moved_[3:], x[3:])
     with pytest.raises(ValueError, match="calibrate"):
         Guard(train).away(x)
+
+
+def test_one_step_leads_a_moved_copy_beyond_the_threshold_of_middles():
+    train, *_ = drawings()
+    made = Guard(train, threshold=Thresholds(0.5, 5.0))
+    x = 0.9 * Images(moved(train.pixels[:4], 2, 1)).tensor()
+    assert all(made.views[v].inner for v in made.look(x).view.tolist()) and made.look(x).refused.all()
+    assert made.look(made.away(x)).closeness.tolist() == pytest.approx([1.02] * 4, abs=0.01)
 
 
 def test_a_guided_sampler_leaves_the_training_points():

@@ -13,6 +13,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from rows import cdist, sets
 from temperance import metrics as tm
 from temperance.distance import duplicates
+from temperance.metrics.interval import student
 from temperance.report import Measurement
 
 # ---- proximity and copying ----
@@ -64,6 +65,20 @@ def test_copycat_is_found_and_heldout_is_its_own_null():
     assert tm.ct_score(heldout.distance, heldout.distance).value == 0
 
 
+def test_the_null_of_a_share_has_its_threshold():
+    x, train = sets(200, 100, 12)
+    heldout = tm.proximity(sets(150, 1, 12, seed=2)[0], train)
+    found = tm.memorized_fraction(tm.proximity(x, train), heldout, threshold=0.95)
+    assert found.null == float((heldout.ratio < 0.95).double().mean()) > 0
+
+
+def test_the_interval_of_the_median_is_between_order_statistics():
+    ratio = torch.arange(100.0) / 100
+    near = tm.Proximity(torch.arange(100), ratio[torch.randperm(100)], torch.ones(100))
+    m = tm.ratio_median(near)  # 50 -+ 1.96 * 5
+    assert (m.value, m.low, m.high) == pytest.approx((0.495, 0.40, 0.60))
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 30))
 def test_adding_copies_never_lowers_memorization(seed, copies):
@@ -103,6 +118,14 @@ def test_copy_auc_interval_with_few_images_of_one_kind(n, m, least):
         found = tm.copy_auc(torch.randn(n, generator=g) - 1.5, torch.randn(m, generator=g))
         hit += found.low <= 0.5 * (1 + math.erf(0.75)) <= found.high
     assert hit / 400 >= least
+
+
+@pytest.mark.parametrize(("n", "m"), [(100, 4), (4, 100)])
+def test_copy_auc_of_copies_is_as_sure_as_the_smaller_set(n, m):
+    found = tm.copy_auc(torch.zeros(n), torch.ones(m))
+    assert (found.low, found.high) == tm.wilson(1.0, 4, student(3))
+    one = tm.copy_auc(torch.ones(1), torch.tensor([0.0, 2.0]))  # of one image the variance is taken to be 1/4
+    assert (one.low, one.high) == pytest.approx(tm.wilson(0.5, 0.5, student(2)))
 
 
 def test_wilson_known_values():
@@ -154,6 +177,8 @@ def test_authpct_of_copies_and_strangers():
     spacing = tm.proximity(train, train).second
     assert tm.authpct(tm.proximity(train, train), spacing).value == 0
     assert tm.authpct(tm.proximity(train + 100, train), spacing).value == 100
+    tied = tm.Proximity(torch.arange(len(train)), spacing, spacing)  # as far as its own neighbor: not farther
+    assert tm.authpct(tied, spacing).value == 0
     x = sets(seed=3)[0]
     d, own = cdist(x, train), cdist(train, train).fill_diagonal_(math.inf).min(1).values
     naive = np.mean([float(d[i].min() > own[d[i].argmin()]) for i in range(len(x))])

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from scipy.stats import binom
 from temperance.data import Images, load
 from temperance.hub import Model
 from temperance.metrics import Proximity, wilson
-from temperance.run.monitor import TOLERATED, Monitor, usual_share
+from temperance.recipe import Recipe
+from temperance.run.monitor import TOLERATED, Monitor, _figures, usual_share
 from temperance.run.settings import Given, settings_from
-from temperance.run.training import labels_of, train_run
+from temperance.run.training import _unseen, _warn, _watched, labels_of, train_run
 from temperance.schedule import Edm
 from temperance.train import Settings, read_metrics, stopped_at
 
@@ -65,6 +67,23 @@ def test_copying_is_seen_told_and_stopped(tmp_path, monkeypatch, capsys, heldout
         assert sheet.size == (45, 36) and plot.width > 300  # 5 columns, 4 rows, gaps
 
 
+def test_looks_share_their_noise_and_the_plot_its_history(tmp_path, monkeypatch):
+    """One set of images as it develops, another for another seed."""
+    monkeypatch.setattr(Model, "told", property(lambda self: True))
+    model, found = Model(Copier(IMAGES.tensor()), Edm(), (1, 8, 8), {}), {}
+    for seed, before in ((0, ""), (1, ""), (0, '{"step": 4, "memorized_fraction": 0.1, "memorized_ci": [0.0, 0.2]}')):
+        out = tmp_path / f"{seed}{len(before)}"
+        out.mkdir()
+        (out / "metrics.jsonl").write_text(before)
+        for step in (8, 9):
+            Monitor(IMAGES.tensor(), None, Settings(monitor_samples=9, seed=seed), out)(step, model)
+        sheets = [(out / "samples" / f"step-000000{step}.png").read_bytes() for step in (8, 9)]
+        assert sheets[0] == sheets[1]
+        found[out.name] = sheets[0], (out / "monitor.png").read_bytes()
+    first, other, later = found.values()
+    assert first[0] == later[0] != other[0] and first[1] != later[1]
+
+
 def test_samples_that_are_unseen_images_raise_no_alarm(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Model, "told", property(lambda self: True))
     monitor = Monitor(IMAGES.tensor(), UNSEEN.tensor(), Settings(monitor_samples=20, on_copying="stop"), tmp_path)
@@ -95,6 +114,16 @@ def weights(out: Path) -> bytes:
 def test_a_run_that_copies_are_to_end_is_looked_at_without_being_told_when(tmp_path):
     run(tmp_path, "monitor_samples=4", "checkpoint_every=6", "on_copying=stop")
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl") if "copying" in row] == [6, 12]
+
+
+@pytest.mark.parametrize(
+    ("on_copying", "heldout", "every"),
+    [("advise", False, 0), ("advise", True, 6), ("stop", False, 6), ("halve", False, 0), ("halve", True, 0)],
+)
+def test_looks_are_at_checkpoints_unless_landmarks_are_looked_at(on_copying, heldout, every):
+    asked = Settings(on_copying=on_copying, checkpoint_every=6)
+    assert _watched(asked, heldout).monitor_every == every
+    assert _watched(replace(asked, monitor_every=4), heldout).monitor_every == 4
 
 
 def test_heldout_images_alone_ask_for_a_look_at_every_checkpoint(tmp_path):
@@ -197,6 +226,14 @@ def test_near_duplicates_among_the_training_images_are_told(tmp_path, capsys):
     assert "100% of the images have a near-duplicate" in capsys.readouterr().err
 
 
+def test_one_image_in_ten_with_a_near_duplicate_is_worth_a_word_and_one_in_forty_is_not(capsys):
+    points = load("digits[:78]").tensor()
+    for pairs, told in ((1, ""), (4, "10% of the images have a near-duplicate")):
+        twice = torch.cat([points, points[:pairs] * 0.99 - 0.005])[: 78 + pairs]
+        _warn(Recipe(), set(), twice)
+        assert told in (said := capsys.readouterr().err) and bool(said) == bool(told)
+
+
 def test_classes_are_those_that_images_have():
     labeled = Images(IMAGES.pixels[:4], labels=np.array([7, 3, 7, 3]))
     found, names = labels_of(labeled)
@@ -227,6 +264,18 @@ def test_an_alarm_is_as_rare_without_copies_as_the_page_on_training_says():
     takes = next(k for k in range(65) if wilson(k / 64, 64)[0] > usual_share(unseen))
     chance = float(binom.sf(takes - 1, 64, 0.043))
     assert 1 / 60 < chance < 1 / 45 and 1 - (1 - chance) ** 20 < 1 / 3
+
+
+def test_two_copies_of_twenty_may_be_chance():
+    x = torch.cat([UNSEEN.tensor()[:18], IMAGES.tensor()[:2]])
+    found = _figures(x, IMAGES.tensor(), None)
+    assert found["memorized_fraction"] == 0.1 > TOLERATED > found["memorized_ci"][0] and not found["copying"]
+
+
+def test_mirror_images_are_training_images_of_a_run_with_flips(tmp_path):
+    held = Images(np.concatenate([IMAGES.pixels[:5, :, ::-1], UNSEEN.pixels[:9]]))
+    kept = [len(_unseen(held, IMAGES, flips, told=False)) for flips in (True, False)]
+    assert kept == [9, 14]
 
 
 def test_unseen_images_that_look_like_copies_are_usual_however_few():

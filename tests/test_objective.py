@@ -217,9 +217,10 @@ def test_temperature_is_the_plain_target_above_sigma_collapse(name):
         assert float(moved.median()) > 0.1
 
 
-@pytest.mark.parametrize(("name", "strength"), [("temperature", COLLAPSE), ("temperature strength", 5.0)])
-def test_temperature_target_is_the_mean_of_the_softened_neighborhood(name, strength):
-    target = make(name)(POINTS[INDEX], INDEX, generator())
+@pytest.mark.parametrize(("given", "strength"), [(None, COLLAPSE), (5.0, 5.0), (0.2, 0.2)])
+def test_temperature_target_is_the_mean_of_the_softened_neighborhood(given, strength):
+    """Softened or as they are: where a small strength would sharpen the weights, T stays 1."""
+    target = TemperatureSmoothed(Edm(), POINTS, TABLE, COLLAPSE, given)(POINTS[INDEX], INDEX, generator())
     flat = POINTS.flatten(1).double()
     low = (target.sigma <= COLLAPSE).nonzero()[:, 0].tolist()
     for row in low[:20]:

@@ -149,6 +149,12 @@ def test_p_values_of_unseen_images_are_uniform_and_small_ones_rare():
     assert families <= 0.05  # nothing is copied: any flag is a false one
 
 
+def test_the_share_of_the_tail_is_the_rank_of_its_edge():
+    heldout = power_law(100, 0)
+    null = tm.fit_null(heldout, 2000, 0.05)
+    assert (null.edge, null.share) == (float(heldout.sort().values[10]), 11 / 101)
+
+
 def test_near_twins_among_held_out_images_make_the_tail_heavier():
     plain = power_law(500, 0)
     twins = torch.cat([plain, torch.full((8,), 1e-3).double() * torch.linspace(1, 3, 8)])
@@ -361,6 +367,7 @@ def test_every_measure_of_a_gate_is_in_the_report(report):
         ("5", "memorized_fraction lies between 0 and 1; 5 % is 0.05"),
         ("recall=-1", "recall lies between 0 and 1"),
         ("vendi=inf", "vendi takes a number"),
+        ("copy_auc=nan", "MEASURE=NUMBER, got 'copy_auc=nan'"),
     ],
 )
 def test_a_gate_that_makes_no_sense_is_refused_at_once(text, told):
@@ -382,12 +389,14 @@ def test_two_reports_stand_side_by_side(report, tmp_path):
     assert isinstance(table, Table) and len(table.rows) == len(rows)  # nothing measured is left out
     assert "Side by side" in html(page)
     a["membership"], b["membership"] = ({"auc": v, "auc_ci": [v - 0.05, v + 0.05]} for v in (0.9, 0.6))
-    told = side_by_side(a, b)["membership"]
-    assert told["difference"] == pytest.approx(-0.3) and told["overlap"] is False
+    told, back = side_by_side(a, b)["membership"], side_by_side(b, a)["membership"]
+    assert told["difference"] == pytest.approx(-0.3) and told["overlap"] is back["overlap"] is False
     b["provenance"]["sha256"]["train"] = "other"
     b["provenance"]["settings"]["fdr"] = 0.2
     assert "different train sets" in side_by_side(a, b)["warnings"][0]
-    assert "settings of fdr: 0.05 and 0.2" in side_by_side(a, b)["warnings"][1]
+    b["provenance"]["settings"] |= {"moved": 0, "duplicate_radius": 7, "quality_limit": 8}
+    told = side_by_side(a, b)["warnings"][1:]
+    assert "settings of fdr: 0.05 and 0.2" in told[0] and len(told) == 4
     (tmp_path / "report.json").write_text(json.dumps({**a, "schema": 99}))
     with pytest.raises(ValueError, match="schema 99"):
         read_report(tmp_path / "report.json")

@@ -7,7 +7,10 @@ import torch
 
 from temperance.data import load
 from temperance.denoiser import PREDICTIONS
+from temperance.diagnostics import suggest_h
+from temperance.distance import neighbors
 from temperance.empirical import tangent
+from temperance.features import Dct
 from temperance.hub import load as load_model
 from temperance.hub import save
 from temperance.network import Blind, Parameterized
@@ -116,6 +119,47 @@ def test_widths_by_name_are_read_off_the_training_images_and_written_back():
     auto, halved, matched = (r.objective.h for r in ready)
     assert auto < matched and halved < matched
     assert [r.chosen["h"] for r in ready] == [r.recipe.h for r in ready] == [auto, halved, matched]
+
+
+def test_halved_and_matched_are_read_where_samples_are_cut():
+    flat = POINTS.flatten(1)
+    width = suggest_h(flat, neighbors(flat, 10), span=(-1.0, 1.0))
+    found = [prepare(Recipe("tangent", h=name), POINTS).recipe.h for name in ("halved", "matched")]
+    assert found == [width.at(0.75), width.at(0.5)] != [suggest_h(flat, neighbors(flat, 10)).at(s) for s in (0.75, 0.5)]
+
+
+def test_images_of_twelve_pixels_get_a_unet_and_smaller_ones_an_mlp():
+    kinds = [prepare(Recipe("conditional"), torch.nn.functional.pad(POINTS, (0, n) * 2)).recipe.network for n in (0, 4)]
+    assert kinds == ["mlp", "unet"]
+
+
+@pytest.mark.parametrize("objective", ["tangent", "temperature"])
+def test_neighbors_are_those_of_the_space_that_is_asked_for(objective):
+    """In an encoder's features, around their mean and of unit length; not in pixels."""
+    given = {"k": 3, "h": 0.5, "sigma_collapse": 1.0, "temperature": 2.0}
+    found = prepare(Recipe(objective, space="dct", **given), POINTS).objective.neighbors
+    x = Dct()(POINTS).double()
+    x = x - x.mean(0)
+    x = x / x.norm(dim=1, keepdim=True)
+    expected = torch.cdist(x, x).fill_diagonal_(9).sort(1)
+    assert torch.equal(found.index, expected.indices[:, :3])
+
+
+def test_a_temperature_that_changes_nothing_is_refused():
+    with pytest.raises(ValueError, match="sigma_collapse 0.005 is not above the lowest noise level, 0.01"):
+        prepare(Recipe("temperature", "ve", sigma_collapse=0.005), POINTS)
+
+
+def test_the_closed_form_has_the_settings_of_the_recipe():
+    ready, closed = prepare(Recipe("temperature"), POINTS).recipe, closed_form(POINTS, "temperature")
+    assert (closed.sigma_collapse, closed.temperature) == (ready.sigma_collapse, ready.temperature)
+    width = prepare(Recipe("tangent"), POINTS).recipe.h
+    assert closed_form(POINTS, "tangent").tangent.scale == pytest.approx(width**2 / 10)
+
+
+def test_a_seed_decides_the_first_weights():
+    one, again, other = (prepare(Recipe("conditional"), POINTS, seed=s).denoiser.state_dict() for s in (0, 0, 1))
+    assert all(torch.equal(one[k], again[k]) for k in one) and not all(torch.equal(one[k], other[k]) for k in one)
 
 
 @pytest.mark.parametrize("process", PROCESSES)

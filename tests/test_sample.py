@@ -22,6 +22,7 @@ from temperance.sample import (
     heun,
     integrate,
     nesterov,
+    predictor_corrector,
     projected,
     residual,
     walk,
@@ -216,6 +217,25 @@ def test_a_sampler_that_stops_early_is_told_on():
     with pytest.warns(NotConverged, match=r"8 of 8 samples.*ends at 0\.05"):
         got = integrate(lazy, sheet, (D,), sigmas, Noise(0, range(8)))
     assert not got.converged.any() and (got.final_sigma > 1).all()
+
+
+@pytest.mark.parametrize(("left", "enough"), [(0.14, True), (0.16, False)])
+def test_half_more_noise_than_asked_for_is_allowed(left, enough):
+    def stop(denoiser, x, sigmas, noise):
+        yield torch.full_like(x, left)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConverged)
+        got = integrate(stop, lambda x, sigma: 0 * x, (D,), torch.tensor([1.0, 0.1]), Noise(0, range(2)))
+    assert got.converged.tolist() == [enough] * 2 and got.final_sigma.tolist() == pytest.approx([left] * 2)
+
+
+def test_a_correction_is_langevins_step_of_the_stated_signal_to_noise_ratio():
+    sigmas, x = torch.tensor([2.0, 0.5]), torch.ones(300, D)
+    (got,) = predictor_corrector(lambda x, sigma: 0 * x, x, sigmas, Noise(0, range(300)), snr=0.3)
+    step, noise = 2 * (0.3 * 0.5) ** 2, Noise(0, range(300))
+    ahead = x / 16 + 0.5 * (1 - 1 / 16) ** 0.5 * noise.normal((D,))
+    torch.testing.assert_close(got, ahead - step * ahead / 0.25 + (2 * step) ** 0.5 * noise.normal((D,)))
 
 
 @every

@@ -9,10 +9,13 @@ import torch
 from temperance.data import Images, load, split
 from temperance.features import by_name, train_classifier
 from temperance.guard import Guard
+from temperance.hub import Model, new_denoiser, new_network
 from temperance.run.pictures import write_array, write_sheet
 from temperance.run.sampling import WHOLE, sample_run
+from temperance.run.shards import Place, Shard, Shards
 from temperance.run.sources import closed_form_model, open_guard
 from temperance.sample import Noise, Walker, heun, integrate
+from temperance.schedule import Edm
 
 IMAGES = load("digits[:20]")
 
@@ -26,7 +29,7 @@ def sampled(out, model=None, **changes):
 def test_a_closed_form_walks_by_itself(tmp_path, monkeypatch):
     model = closed_form_model(IMAGES, "tangent")
     inner = model.denoiser.denoiser
-    expected = integrate(heun, inner, model.shape, model.schedule.grid(4), Noise(0, range(5))).x
+    expected, _, left, _ = integrate(heun, inner, model.shape, model.schedule.grid(4), Noise(0, range(5)))
     walked, own = [], inner.trajectory
 
     def trajectory(x, sigmas, *, last=False):
@@ -35,7 +38,9 @@ def test_a_closed_form_walks_by_itself(tmp_path, monkeypatch):
 
     assert isinstance(model.denoiser, Walker)
     monkeypatch.setattr(model.denoiser, "trajectory", trajectory)
-    assert sampled(tmp_path, model)["nfe"] == 7 and walked == [2, 2, 1]
+    found = sampled(tmp_path, model)
+    assert found["nfe"] == 7 and walked == [2, 2, 1]
+    assert found["final_sigma"] == pytest.approx(float(left.mean()), rel=1e-3)
     pixels = load(str(tmp_path / "samples.npz")).tensor()
     assert float((pixels - expected.clamp(-1, 1)).abs().max()) < 1.01 / 127.5
 
@@ -141,6 +146,63 @@ def test_resuming_brings_back_pictures(tmp_path):
     files[3].write_bytes(b"")
     sampled(tmp_path, resume=True)
     assert len(files) == 5 and [file.read_bytes() for file in files] == before
+
+
+TWO = (Guard(IMAGES, threshold=0.1), Guard(IMAGES, threshold=0.2))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "word"),
+    [
+        ({}, {"seed": 1}, "seed"),
+        ({}, {"steps": 5}, "steps"),
+        ({}, {"sampler": "dpm"}, "sampler"),
+        ({}, {"batch_size": 3}, "batch_size"),
+        ({}, {"guard": TWO[0]}, "guard"),
+        ({"guard": TWO[0]}, {"guard": TWO[1]}, "guard"),
+        ({"guard": TWO[0]}, {"guard": TWO[0], "guide": True}, "guard"),
+        ({"guard": TWO[0]}, {"guard": Guard(load("digits[20:40]"), threshold=0.1)}, "guard"),
+        ({}, {"model": closed_form_model(IMAGES, "empirical")}, "model"),
+    ],
+)
+def test_parts_of_other_samples_are_not_gone_on_with(tmp_path, before, after, word):
+    sampled(tmp_path, **before)
+    kept = (tmp_path / "samples.npz").read_bytes()
+    with pytest.raises(ValueError, match=f"was made with another {word}$"):
+        sampled(tmp_path, resume=True, **after)
+    assert (tmp_path / "samples.npz").read_bytes() == kept
+
+
+def test_a_network_of_other_weights_is_another_model(tmp_path):
+    one, other = (new_network("mlp", (1, 8, 8), told=True, seed=seed) for seed in (0, 1))
+    made = [Model(new_denoiser(n, IMAGES.tensor(), told=True), Edm(), (1, 8, 8), {}) for n in (one, other)]
+    sampled(tmp_path, made[0])
+    with pytest.raises(ValueError, match="another model"):
+        sampled(tmp_path, made[1], resume=True)
+
+
+def test_samples_that_have_not_converged_are_counted_and_told(tmp_path):
+    found = sampled(tmp_path, sampler="adaptive", steps=2)
+    assert found["converged"] == 0 and found["final_sigma"] > 2 * found["sigma_min"]
+    assert found["warnings"] == ["5 of 5 samples have not converged; use more --steps"]
+    assert sampled(tmp_path, sampler="adaptive", steps=400)["warnings"] == []
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 9])
+def test_processes_share_all_batches_between_them(tmp_path, world):
+    shards = Shards(tmp_path, {}, 15, 2)
+    shares = [shards.mine(Place(rank, world)) for rank in range(world)]
+    assert sorted(sum(shares, [])) == list(range(0, 15, 2))
+    assert [i for start in shards.starts for i in shards.indices(start)] == list(range(15))
+
+
+def test_a_part_that_is_not_of_the_plan_or_not_whole_is_drawn_again(tmp_path):
+    one, other = (Shards(tmp_path, {"seed": seed}, 5, 2) for seed in (0, 1))
+    shard = Shard(np.zeros((2, 4, 4, 1), np.uint8), np.arange(2), np.zeros(2), np.ones(2, bool), np.array([2, 0, 7]))
+    one.write(0, shard)
+    one.write(4, shard)
+    assert one.done(0) and not other.done(0)
+    assert not one.done(4)  # the last batch has one image
 
 
 def test_a_saved_guard_in_an_encoder_of_ones_own_is_read_back(tmp_path):

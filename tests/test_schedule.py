@@ -83,6 +83,11 @@ def test_vp_leaves_out_a_last_step_without_signal():
     assert float(schedule.grid(2)[0]) < 999 and levels(schedule, 2).isfinite().all()
 
 
+def test_vp_leaves_out_steps_with_next_to_no_signal():
+    for last, used in ((1 - 1e-9, 3), (1 - 1e-11, 2)):
+        assert float(Vp([0.1, 0.5, last]).grid(2)[0]) == used - 1
+
+
 def test_flow_is_a_straight_line():
     t = torch.tensor([0.25, 0.5, 0.75])
     alpha, sigma = Flow().kernel(t)

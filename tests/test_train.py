@@ -277,6 +277,21 @@ def test_skipping_to_a_late_step_costs_nothing(monkeypatch):
     assert len(calls) <= 3  # an epoch's order is made once
 
 
+def test_every_seed_step_and_group_has_noise_of_its_own():
+    seeds = {noise_seed(seed, step, group) for seed in range(5) for step in range(20) for group in range(3)}
+    assert len(seeds) == 300
+    one, other = (batch_target(lambda mu, i, g: OBJECTIVE(0 * mu, i, g), POINTS, 30, 7, seed) for seed in (1, 2))
+    assert not torch.equal(one.x, other.x) and not torch.equal(one.sigma, other.sigma)
+
+
+def test_gradients_are_no_longer_than_the_clip():
+    for clip, cut in ((0.01, True), (1e9, False)):
+        denoiser = fresh()
+        run(denoiser, Settings(steps=1, batch_size=8, clip=clip))
+        norm = sum(float(p.grad.square().sum()) for p in denoiser.parameters()) ** 0.5
+        assert (norm == pytest.approx(0.01, rel=1e-3)) if cut else norm > 0.1
+
+
 def test_noise_belongs_to_rows_whoever_draws_them():
     for groups in (1, 3, 4):
         whole = batch_target(OBJECTIVE, POINTS, 30, 7, 1, groups=groups)
@@ -337,6 +352,21 @@ def test_a_monitor_is_asked_recorded_and_obeyed(tmp_path):
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["memorized_fraction"] for row in rows if "memorized_fraction" in row] == [0.04, 0.08]
     assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-8"]
+
+
+def test_a_run_that_its_monitor_ended_goes_on_only_if_that_is_asked_for(tmp_path):
+    def steps(**changes):
+        settings = Settings(steps=12, batch_size=8, monitor_every=4, **changes)
+        run(fresh(), settings, out=tmp_path, resume=(tmp_path / "metrics.jsonl").exists(), monitor=monitor)
+        return int(next(checkpoints(tmp_path)).name.removeprefix("checkpoint-"))
+
+    monitor = lambda step, average: {"stop": step == 4}  # noqa: E731
+    assert steps(on_copying="stop") == 4 == steps(on_copying="stop")
+    monitor = None  # nobody looks again
+    assert steps(on_copying="advise") == 12
+    again = Settings(steps=14, batch_size=8, on_copying="stop")
+    run(fresh(), again, out=tmp_path, resume=True)
+    assert (tmp_path / "checkpoint-14").is_dir()  # it ended at step 4, and this goes on from 12
 
 
 def test_a_missing_tracker_is_named():
