@@ -13,6 +13,8 @@ from pictures import write
 from temperance.cli.input import same
 from temperance.cli.study import small
 from temperance.data import load
+from temperance.demo import Plan as Demo
+from temperance.demo import _command as demo_command
 from temperance.distance import neighbors
 from temperance.features import Classifier
 from temperance.objective import NoiseConditional, TangentSmoothed, TemperatureSmoothed
@@ -200,6 +202,11 @@ def test_the_command_of_a_page_repeats_its_plan():
     other = replace(plain, data="my pictures", methods=("tangent",), n_samples=50, size=16, seeds=(4,))
     told = "temperance study 'my pictures' --heldout digits --method tangent --samples 50 --size 16 --seed 4 --seeds 1"
     assert command(other) == f"{told} --out out"
+
+
+def test_the_command_of_a_demo_repeats_its_plan():
+    told = demo_command(Demo(data="my pictures", size=16, steps=50, n_samples=20, seeds=(4, 5)))
+    assert told == "temperance demo --data 'my pictures' --size 16 --steps 50 --samples 20 --seed 4 --seeds 2"
 
 
 def test_the_same_images_under_another_name_are_not_held_out():

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -235,7 +236,7 @@ def _command(plan: Plan) -> str:
     """The command line that repeats this plan."""
     size = "" if plan.size is None else f" --size {plan.size}"
     return (
-        f"temperance demo --data {plan.data}{size} --steps {plan.steps} --samples {plan.n_samples}"
+        f"temperance demo --data {quote(plan.data)}{size} --steps {plan.steps} --samples {plan.n_samples}"
         f" --seed {plan.seeds[0]} --seeds {len(plan.seeds)}"
     )
 
