@@ -34,3 +34,13 @@ def fails(*parts, spec, **options):
     for part in parts:
         assert part in message
     return message
+
+
+def fields(n, seed, side=16, channels=3):
+    """Smooth random images, uint8: waves of a few random frequencies."""
+    draw = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] / side
+    k = draw.uniform(-2.5, 2.5, (n, 6, 2))
+    phase = draw.uniform(0, 2 * np.pi, (n, 6, 1, 1, channels))
+    wave = np.cos(2 * np.pi * (k[..., 0, None, None] * x + k[..., 1, None, None] * y)[..., None] + phase)
+    return (127 + 20 * wave.sum(1)).clip(0, 255).round().astype(np.uint8)

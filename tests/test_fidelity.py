@@ -60,7 +60,7 @@ def test_the_jackknife_of_a_mean_is_the_error_of_the_mean_of_its_folds():
     fold = tm.interval.fold_of(200, 10)
     means = np.array([float(x[fold == i].mean()) for i in range(10)])
     margin = 2.262157 * means.std(ddof=1) / 10**0.5  # Student's t with 9 degrees
-    low, high = tm.jackknife(lambda part: float(part.mean()), x, float(x.mean()))
+    low, high = tm.jackknife(lambda part: float(part.mean()), [x], float(x.mean()))
     assert (low, high) == pytest.approx((float(x.mean()) - margin, float(x.mean()) + margin), rel=1e-6)
 
 

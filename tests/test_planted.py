@@ -13,31 +13,19 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import distributed, multiprocessing
 
+from pictures import fields
 from temperance import metrics as tm
 from temperance.auditing import as_json, audit
 from temperance.auditing.blocks import in_blocks
 from temperance.auditing.combined import combine
-from temperance.auditing.comparison import comparison_page, read_report, side_by_side
-from temperance.auditing.gate import MEASURES, broken, limits
 from temperance.auditing.matching import Matcher, see, undone, view_name
 from temperance.auditing.planted import controls, disguises
 from temperance.data import Images
-from temperance.report import Table, html
 
 DIGITS = (
     (load_digits().images / 16 * 255).round().astype(np.uint8)[..., None][np.random.default_rng(0).permutation(1797)]
 )
 TRAIN, HELDOUT, REST = DIGITS[:100], DIGITS[100:900], DIGITS[900:]
-
-
-def fields(n, seed, side=16, channels=3):
-    """Smooth random images, uint8: waves of a few random frequencies."""
-    draw = np.random.default_rng(seed)
-    y, x = np.mgrid[:side, :side] / side
-    k = draw.uniform(-2.5, 2.5, (n, 6, 2))
-    phase = draw.uniform(0, 2 * np.pi, (n, 6, 1, 1, channels))
-    wave = np.cos(2 * np.pi * (k[..., 0, None, None] * x + k[..., 1, None, None] * y)[..., None] + phase)
-    return (127 + 20 * wave.sum(1)).clip(0, 255).round().astype(np.uint8)
 
 
 COLOR, UNSEEN = fields(60, 0), fields(150, 1)
@@ -335,68 +323,3 @@ def test_one_two_and_three_ranks_write_the_same_report(tmp_path, monkeypatch):
         multiprocessing.spawn(_rank, (world, str(tmp_path)), nprocs=world)
     texts = {p.read_text() for p in tmp_path.glob("*.json")}
     assert len(list(tmp_path.glob("*.json"))) == 6 and len(texts) == 1
-
-
-# Gates and comparisons ------------------------------------------------------------------------------------------------
-
-
-def test_gates_hold_every_measure_in_every_encoder(report):
-    found = as_json(report)
-    assert broken(found, limits(["0.99", "copy_auc=0.99", "flagged=6"], ["recall=0"])) == []
-    (message,) = broken(found, limits(["flagged=5"], []))
-    assert "flagged 6 in pixels is above --fail-above flagged=5" in message
-    assert len(broken(found, limits(["0.01", "flagged_fraction=0.01"], ["vendi=1e9"]))) == 3
-    (message,) = broken(found, limits(["memorized_at_most=0.1"], []))  # none can be stated where copies are found
-    assert f"{found['encoders']['pixels']['memorized_ci'][1]:.4g} in pixels" in message
-    none = {**found, "encoders": {"x": found["encoders"]["pixels"] | {"extracted_fraction": 0.0, "eidetic_k": None}}}
-    assert broken(none, limits([], ["eidetic_k=2"])) == []  # nothing was extracted
-    assert len(broken(none, limits(["eidetic_k=2"], []))) == 1
-    with pytest.raises(ValueError, match="eidetic_k was not measured"):
-        broken({**found, "encoders": {"x": dict.fromkeys(found["encoders"]["pixels"])}}, limits(["eidetic_k=1"], []))
-
-
-def test_every_measure_of_a_gate_is_in_the_report(report):
-    assert set(MEASURES) - {"flagged_fraction"} <= set(as_json(report)["encoders"]["pixels"])
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("copy_au=1", "did you mean copy_auc"),
-        ("copy_auc=low", "MEASURE=NUMBER, got 'copy_auc=low'"),
-        ("5", "memorized_fraction lies between 0 and 1; 5 % is 0.05"),
-        ("recall=-1", "recall lies between 0 and 1"),
-        ("vendi=inf", "vendi takes a number"),
-        ("copy_auc=nan", "MEASURE=NUMBER, got 'copy_auc=nan'"),
-    ],
-)
-def test_a_gate_that_makes_no_sense_is_refused_at_once(text, told):
-    with pytest.raises(ValueError, match=told):
-        limits([text], [])
-
-
-def test_two_reports_stand_side_by_side(report, tmp_path):
-    a = as_json(report)
-    b = as_json(audit(COLOR, fields(66, 2), UNSEEN))
-    (tmp_path / "report.json").write_text(json.dumps(a))
-    found = side_by_side(read_report(tmp_path), b)
-    rows, flagged = found["encoders"]["pixels"], b["encoders"]["pixels"]["flagged"]
-    assert (rows["flagged"]["a"], rows["flagged"]["b"], rows["flagged"]["difference"]) == (6, flagged, flagged - 6)
-    assert rows["memorized_fraction"]["null_a"] == rows["memorized_fraction"]["null_b"]
-    assert found["warnings"] == []
-    page = comparison_page(found, ("a.json", "b.json"))
-    (table,) = page.blocks
-    assert isinstance(table, Table) and len(table.rows) == len(rows)  # nothing measured is left out
-    assert "Side by side" in html(page)
-    a["membership"], b["membership"] = ({"auc": v, "auc_ci": [v - 0.05, v + 0.05]} for v in (0.9, 0.6))
-    told, back = side_by_side(a, b)["membership"], side_by_side(b, a)["membership"]
-    assert told["difference"] == pytest.approx(-0.3) and told["overlap"] is back["overlap"] is False
-    b["provenance"]["sha256"]["train"] = "other"
-    b["provenance"]["settings"]["fdr"] = 0.2
-    assert "different train sets" in side_by_side(a, b)["warnings"][0]
-    b["provenance"]["settings"] |= {"moved": 0, "duplicate_radius": 7, "quality_limit": 8}
-    told = side_by_side(a, b)["warnings"][1:]
-    assert "settings of fdr: 0.05 and 0.2" in told[0] and len(told) == 4
-    (tmp_path / "report.json").write_text(json.dumps({**a, "schema": 99}))
-    with pytest.raises(ValueError, match="schema 99"):
-        read_report(tmp_path / "report.json")
