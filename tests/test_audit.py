@@ -108,7 +108,7 @@ def test_copies_that_no_figure_counts_are_told_first():
     report = audit(TRAIN, mirrored, HELDOUT[:40])
     found = as_json(report)["encoders"]["pixels"]
     assert (found["memorized_fraction"], found["flagged"], found["identical"]) == (0, 0, 20)
-    assert found["null"]["fewest_flags"] > 20 and "; 20 equal a training image" in audit_page(report).lede
+    assert found["null"]["fewest_flags"] > 20 and "In pixels: 20 equal a training image" in audit_page(report).lede
     assert gate.broken(as_json(report), gate.limits(["identical=0"], []))
 
 

@@ -40,8 +40,11 @@ def test_audit_page_breaks_copying_down_by_class():
 
 def test_audit_page_says_what_equals_a_training_image_first():
     shown = tr.audit_page(audited(identical={"pixels": 50, "dct": 1}))
-    assert "; 50 equal a training image, as it is, mirrored or moved." in shown.lede
-    assert "; 1 equals a training image" in shown.lede
+    assert "In pixels: 50 equal a training image, as it is, mirrored or moved; 0 of 150" in shown.lede
+    assert "In dct: 1 equals a training image" in shown.lede
+    assert shown.tiles[0].value == "50 of 150"
+    lone = tr.audit_page(audited(identical={"pixels": 50}, sizes={"train": 90, "generated": 150}, nulls={}))
+    assert "90 training images; 50 equal a training image, as it is, mirrored or moved. No held-out" in lone.lede
     assert [(t.value, t.label) for t in shown.tiles if "equal" in t.label] == [
         ("50 of 150", "equal a training image · pixels"),
         ("1 of 150", "equal a training image · dct"),

@@ -71,11 +71,11 @@ def _audit_lede(report: Report) -> str:
     sizes = report.sizes
     text = f"{sizes['generated']} generated images were compared with all {sizes['train']} training images"
     if "heldout" not in sizes:
-        text += _same(max(report.identical.values(), default=0))
-        return text + (
-            ". No held-out images were given. Images that equal a training image are listed; of the others, no number"
-            " here can tell a near-copy from real data that merely look alike: give a held-out set to get p-values, the"
-            " null of each figure, and distances to unseen data."
+        same = _same(max(report.identical.values(), default=0))
+        return (
+            f"{text}{'; ' if same else ''}{same}. No held-out images were given. Images that equal a training image are"
+            " listed; of the others, no number here can tell a near-copy from real data that merely look alike: give a"
+            " held-out set to get p-values, the null of each figure, and distances to unseen data."
         )
     parts = [_verdict(encoder, found, report) for encoder, found in report.measurements.items()]
     return f"{text}; {_null(report)} went through the same test as the null. {' '.join(parts)}"
@@ -99,14 +99,15 @@ def _verdict(encoder: str, found: Mapping[str, Measurement], report: Report) -> 
     more = "" if flagged is None else f"; {flagged} {'is' if flagged == 1 else 'are'} closer than chance allows"
     if flagged == 0 and _blind(encoder, report):
         more = f"; fewer than {_blind(encoder, report)} cannot be flagged here"
-    return f"In {encoder}: {share}{more}{_same(report.identical.get(encoder, 0))}."
+    same = _same(report.identical.get(encoder, 0))
+    return f"In {encoder}: {same}{'; ' if same else ''}{share}{more}."
 
 
 def _same(identical: int) -> str:
     """How many are no question of distance."""
     if identical == 0:
         return ""
-    return f"; {identical} equal{'s' if identical == 1 else ''} a training image, as it is, mirrored or moved"
+    return f"{identical} equal{'s' if identical == 1 else ''} a training image, as it is, mirrored or moved"
 
 
 def _blind(encoder: str, report: Report) -> int:
@@ -122,7 +123,8 @@ def _audit_tiles(encoder: str, found: Mapping[str, Measurement], report: Report,
     null = "" if m.null is None else f" · unseen real {percent(m.null)}"
     tiles = [Tile(percent(m.value), f"copied by d1/d2{where}", range95 + null)]
     if identical:
-        tiles.append(Tile(f"{identical} of {m.n}", f"equal a training image{where}", "as it is, mirrored or moved"))
+        same = Tile(f"{identical} of {m.n}", f"equal a training image{where}", "as it is, mirrored or moved")
+        tiles.insert(0, same)
     if flagged is not None:
         blind = _blind(encoder, report) if flagged == 0 else 0
         detail = f"fewer than {blind} cannot be flagged" if blind else "flagged at the chosen rate"
