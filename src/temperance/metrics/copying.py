@@ -59,8 +59,8 @@ def copy_auc(generated: Float[Tensor, " n"], heldout: Float[Tensor, " m"]) -> Me
         heldout: the same for held-out real images.
 
     Ties count 1/2. Interval: Wilson's, with the sample size that gives DeLong's variance (DeLong 1988), so
-    that it keeps a width at 0 and 1, and Student's t for that variance (Welch 1947), which few images know badly: with
-    3 of one kind it holds the truth in .87 of draws, with 10 in .9. Cost: O((n + m) log(n + m)).
+    that it keeps a width at 0 and 1, and Student's t for that variance (Welch 1947), which few images know badly
+    (benchmarks/alarms.py has the shares). Cost: O((n + m) log(n + m)).
     """
     a, b = generated.double().sort().values, heldout.double()  # sorted: no sum depends on the order
     wins_a, wins_b = _beats(a, b), 1 - _beats(b, a)
