@@ -122,8 +122,7 @@ def kid(
 
     Exact up to `block` rows; larger sets are shuffled, always in the same way, and cut into blocks whose estimates are
     averaged (unbiased, linear cost). Interval: from the spread of the blocks (Student's t), or a ten-fold jackknife
-    over both sets if there is one; with few rows of many features both are somewhat too narrow. Source: Binkowski et
-    al. 2018 (arXiv 1801.01401), eq. 4.
+    over both sets if there is one. Source: Binkowski et al. 2018 (arXiv 1801.01401), eq. 4.
 
     Raises:
         ValueError: if a set has fewer than 2 rows.
