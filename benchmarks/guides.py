@@ -9,10 +9,13 @@ r"""Autoguidance by earlier models of the same run: which one, and on what the r
     python -m benchmarks.guides --data mnist5k --size 16 --heldout 1000 --train conditional --augment .5
     python -m benchmarks.guides --data mnist5k --size 16 --heldout 1000 --train conditional --augment 1 --alone \
         --step 1600 --step 3200 --step 6400
+    python -m benchmarks.guides --data fashion --size 16 --heldout 1000 --n 300 --train conditional --augment 1 \
+        --change .33 --alone --step 1600 --step 3200 --step 6400
 
 The network is trained once; every `--step` is judged alone and, without `--alone`, guided by every earlier one.
 `--train exact` is tangent smoothing with the mean of the displaced images to regress on. `--scale` multiplies the
-automatic width h; `--augment` is the share of images that are changed, told to the network.
+automatic width h; `--augment` is the share of images that are changed, told to the network, `--change` how much, 1
+being the package's turns, sizes and shifts.
 """
 
 import argparse
@@ -22,6 +25,7 @@ import torch
 from benchmarks.common import draw_split, judge, split_arguments
 from torch import Tensor, nn
 
+from temperance import augmentation
 from temperance.autoguidance import WEIGHT, Autoguided
 from temperance.hub import Model
 from temperance.recipe import Prepared, Recipe, fit, prepare
@@ -36,6 +40,7 @@ def main() -> None:
     parser.add_argument("--network", choices=("auto", "mlp", "unet"), default="auto")
     parser.add_argument("--scale", type=float, default=1.0, help="times the automatic h")
     parser.add_argument("--augment", type=float, default=0.0)
+    parser.add_argument("--change", type=float, default=1.0, help="times the package's changes")
     parser.add_argument("--step", type=int, action="append", help=f"may be repeated (default: {STEPS})")
     parser.add_argument("--weight", type=float, action="append", help=f"may be repeated (default: {WEIGHT})")
     parser.add_argument("--alone", action="store_true", help="guide none")
@@ -43,6 +48,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a fortieth of the steps: shows that it runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    augmentation.SPREAD = tuple(options.change * size for size in augmentation.SPREAD)
     steps = [max(1, s // 40) if options.quick else s for s in options.step or STEPS]
     run(options, steps, [] if options.alone else options.weight or [WEIGHT])
 
