@@ -25,7 +25,6 @@ import torch
 from benchmarks.common import draw_split, judge, split_arguments
 from torch import Tensor, nn
 
-from temperance import augmentation
 from temperance.autoguidance import WEIGHT, Autoguided
 from temperance.hub import Model
 from temperance.recipe import Prepared, Recipe, fit, prepare
@@ -48,7 +47,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a fortieth of the steps: shows that it runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    augmentation.SPREAD = tuple(options.change * size for size in augmentation.SPREAD)
     steps = [max(1, s // 40) if options.quick else s for s in options.step or STEPS]
     run(options, steps, [] if options.alone else options.weight or [WEIGHT])
 
@@ -77,7 +75,7 @@ def run(options: argparse.Namespace, steps: list[int], weights: list[float]) -> 
 
 def prepared(options: argparse.Namespace, points: Tensor) -> Prepared:
     """The network and the objective that the options name."""
-    of = {"network": options.network, "augment": options.augment}
+    of = {"network": options.network, "augment": options.augment, "augment_size": options.change}
     if options.train == "conditional":
         return prepare(Recipe(objective="conditional", **of), points, seed=options.seed)
     width = float(prepare(Recipe(), points).recipe.h) * options.scale

@@ -130,6 +130,25 @@ def test_a_share_is_a_share(share):
         Recipe(augment=share)
 
 
+@pytest.mark.parametrize("size", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_size_is_a_size(size):
+    with pytest.raises(ValueError, match="augment_size must be a number > 0"):
+        Recipe(augment=0.5, augment_size=size)
+
+
+def test_smaller_changes_are_told_by_the_same_numbers():
+    index = torch.arange(len(POINTS))
+    whole, third = (
+        Augmented(NoiseConditional(Edm()), 1.0, size)(POINTS, index, Generator().manual_seed(7)) for size in (1.0, 1 / 3)
+    )
+    assert torch.equal(third.label, whole.label)
+    assert torch.equal(third.denoised, changed(POINTS, 1 / 3 * third.label))
+    assert (third.denoised - POINTS).norm() < 0.6 * (whole.denoised - POINTS).norm()
+    assert prepare(Recipe("conditional", augment=1.0, augment_size=0.25), POINTS).objective == Augmented(
+        prepare(Recipe("conditional"), POINTS).objective, 1.0, 0.25
+    )
+
+
 # ---- networks
 
 

@@ -240,6 +240,8 @@ class ExactTangent:
 class Augmented:
     """Changes a share of another objective's images (see `temperance.augmentation`) and tells the network how.
 
+    `size` times as much as `temperance.augmentation.SPREAD` says; the network is told standard normal numbers.
+
     Samples are drawn with no change told, so that none is seen in them: the non-leaking augmentation of Karras et al.
     2022 (arXiv 2206.00364, appendix F.2). The network learns from more than the training images. Noise is added after
     the change. The network must take five numbers a row for a label: `network.hear(5)` of the package's own. Cost over
@@ -251,6 +253,7 @@ class Augmented:
 
     objective: Objective
     share: float
+    size: float = 1.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.objective, NoiseConditional | NoiseUnconditional | TangentSmoothed):
@@ -260,7 +263,7 @@ class Augmented:
         """The other objective's target with changed images, and the changes as labels."""
         target = self.objective(mu, index, generator)
         changes = draw_changes(len(mu), self.share, generator).to(mu)
-        image = changed(target.denoised, changes)
+        image = changed(target.denoised, self.size * changes)
         return target._replace(x=target.x + (image - target.denoised), denoised=image, label=changes)
 
 

@@ -98,6 +98,7 @@ METHODS: dict[str, Method] = {
     "conditional/flips": Method({"objective": "conditional", "flips": True}),
     "conditional/augmented": Method({"objective": "conditional", "augment": 0.5}),
     "conditional/augmented-all": Method({"objective": "conditional", "augment": 1.0}),
+    "conditional/augmented-all-by-third": Method({"objective": "conditional", "augment": 1.0, "augment_size": 1 / 3}),
     "conditional/augmented-guided": Method({"objective": "conditional", "augment": 0.5}, guidance=WEIGHT),
     "tangent/h=0.5-augmented": Method({"objective": "tangent", "h": 0.5, "augment": 0.5}),
     "tangent/exact": Method({"objective": "tangent", "targets": "exact"}),
