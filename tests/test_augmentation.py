@@ -139,7 +139,8 @@ def test_a_size_is_a_size(size):
 def test_smaller_changes_are_told_by_the_same_numbers():
     index = torch.arange(len(POINTS))
     whole, third = (
-        Augmented(NoiseConditional(Edm()), 1.0, size)(POINTS, index, Generator().manual_seed(7)) for size in (1.0, 1 / 3)
+        Augmented(NoiseConditional(Edm()), 1.0, size)(POINTS, index, Generator().manual_seed(7))
+        for size in (1.0, 1 / 3)
     )
     assert torch.equal(third.label, whole.label)
     assert torch.equal(third.denoised, changed(POINTS, 1 / 3 * third.label))

@@ -186,6 +186,11 @@ def test_analyze_suggests_settings(tmp_path: Path) -> None:
     assert found["suggested"]["h"] < found["suggested"]["h_matched"] < 4
     assert found["suggested"]["h_halved"] < found["suggested"]["h_matched"]
     assert (tmp_path / "report.html").exists() and json.loads((tmp_path / "analysis.json").read_text()) == found
+    apart, mixed = (
+        json.loads(run("analyze", "digits[:60]", "--heldout", f"digits[{n}:90]", "--out", tmp_path, "--json").stdout)
+        for n in (60, 30)
+    )
+    assert apart["heldout_nearest_distance_median"] == mixed["heldout_nearest_distance_median"] > 0
 
 
 def test_analyze_lists_near_duplicates_and_suggests_a_command_that_runs(tmp_path: Path) -> None:

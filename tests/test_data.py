@@ -211,6 +211,11 @@ def test_zip_of_class_folders_and_a_broken_zip(tmp_path):
             archive.writestr(name, png(pixels(1)[0]))
     images = load(tmp_path / "a.zip")
     assert images.names == ("x/2.png", "x/11.png", "y/1.png") and images.classes == ("x", "y")
+    with zipfile.ZipFile(tmp_path / "dotted.zip", "w") as archive:  # as some programs write them
+        archive.writestr("./0/1.png", png(pixels(1)[0]))
+        archive.writestr("./dataset.json", '{"labels": [["0/1.png", 3]]}')
+    images = load(tmp_path / "dotted.zip")
+    assert images.names == ("0/1.png",) and images.labels.tolist() == [3]
     (tmp_path / "b.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:200])
     fails("b.zip", "cannot read", spec=tmp_path / "b.zip")
 

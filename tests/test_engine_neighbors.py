@@ -111,6 +111,22 @@ def test_table_is_written_once_mapped_and_resumed(tmp_path, monkeypatch):
     assert len(calls) == 16
 
 
+def test_processes_that_write_one_table_do_not_meet(tmp_path, monkeypatch):
+    p, path = data(8, 200, 12), tmp_path / "table.safetensors"
+    monkeypatch.setattr(neighbors, "PART", 64)
+    expected, find = neighbor_table(p, 3), Finder.__call__
+
+    def interrupted(self, x, k, exclude=None):
+        if len(x) < 64:  # the last part: meanwhile the other process has ended
+            monkeypatch.setattr(Finder, "__call__", find)
+            neighbor_table(p, 3, path=path)
+        return find(self, x, k, exclude)
+
+    monkeypatch.setattr(Finder, "__call__", interrupted)
+    assert torch.equal(neighbor_table(p, 3, path=path).index, expected.index)
+    assert torch.equal(neighbor_table(p, 3, path=path).index, expected.index) and list(tmp_path.iterdir()) == [path]
+
+
 def test_a_table_of_another_question_is_not_taken_from_the_file(tmp_path):
     p, path = data(8, 60, 12), tmp_path / "table.safetensors"
     parity, halves = torch.arange(60) % 2, torch.arange(60) // 30

@@ -189,6 +189,8 @@ def test_the_stock_scheduler_walks_a_flow_model_as_we_do(tmp_path, told):
     save(tmp_path / "model", model)
     unet = UNet2DModel.from_pretrained(tmp_path / "model" / "unet", local_files_only=True).eval()
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path / "model" / "scheduler")
+    with pytest.raises(ValueError, match="num_train_timesteps of FlowMatch.* must be 1000, got 500"):
+        process_of({**scheduler.config, "num_train_timesteps": 500})
     scheduler.set_timesteps(20)
     t, (now, then) = scheduler.timesteps[7], scheduler.sigmas[7:9].tolist()
     y = (1 - now) * X

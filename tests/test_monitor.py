@@ -15,10 +15,10 @@ from scipy.stats import binom
 from temperance.data import Images, load
 from temperance.hub import Model
 from temperance.metrics import Proximity, wilson
-from temperance.recipe import Recipe
+from temperance.recipe import Recipe, mirror_groups, mirrored
 from temperance.run.monitor import TOLERATED, Monitor, _figures, usual_share
 from temperance.run.settings import Given, settings_from
-from temperance.run.training import _unseen, _warn, _watched, labels_of, train_run
+from temperance.run.training import _monitor, _unseen, _warn, _watched, labels_of, train_run
 from temperance.schedule import Edm
 from temperance.train import Settings, read_metrics, stopped_at
 
@@ -82,6 +82,25 @@ def test_looks_share_their_noise_and_the_plot_its_history(tmp_path, monkeypatch)
         found[out.name] = sheets[0], (out / "monitor.png").read_bytes()
     first, other, later = found.values()
     assert first[0] == later[0] != other[0] and first[1] != later[1]
+
+
+def test_copies_of_nearly_symmetric_images_are_seen_beside_their_mirror_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(Model, "told", property(lambda self: True))
+    images = IMAGES.tensor()
+    alike = images + images.flip(3) + 0.02 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    rows = mirrored(alike / 2)
+    copier = Model(Copier(rows + 0.005 * torch.randn(rows.shape)), Edm(), (1, 8, 8), {})
+
+    def share(*groups):
+        return Monitor(rows, None, Settings(monitor_samples=20), tmp_path, *groups)(100, copier)["memorized_fraction"]
+
+    assert share() < 0.9 and share(mirror_groups(rows)) == 1
+
+
+def test_training_on_mirror_images_is_watched_with_them_as_one(tmp_path):
+    plain, both = (_monitor(IMAGES.tensor(), flips, None, Settings(), tmp_path) for flips in (False, True))
+    assert plain.group is None and len(plain.train) == len(IMAGES)
+    assert len(both.train) == 2 * len(IMAGES) and torch.equal(both.group, mirror_groups(both.train))
 
 
 def test_samples_that_are_unseen_images_raise_no_alarm(tmp_path, monkeypatch, capsys):

@@ -199,6 +199,13 @@ def test_controls_find_what_is_easy_and_miss_what_is_impossible():
     assert (found["calibration"], found["negatives"]) == (300, 300)
 
 
+def test_no_more_is_planted_than_there_is():
+    """Of 24 training images 24 copies, among 3,000 where a hundredth would be 30."""
+    near = torch.arange(24), torch.zeros(24, dtype=torch.float64)
+    found = controls(Images(COLOR[:24]), power_law(6000, 0), torch.arange(24), lambda _: near, 0.05, 5)
+    assert found is not None and found["share"] == 24 / 3024
+
+
 def test_controls_need_held_out_images():
     assert controls(Images(COLOR), torch.ones(19), torch.arange(60), lambda _: pytest.fail("asked"), 0.05, 0) is None
 

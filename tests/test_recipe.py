@@ -15,7 +15,17 @@ from temperance.hub import load as load_model
 from temperance.hub import save
 from temperance.network import Blind, Parameterized
 from temperance.objective import Labeled, Weighted
-from temperance.recipe import CLOSED_FORMS, OBJECTIVES, PROCESSES, Recipe, closed_form, fit, prepare
+from temperance.recipe import (
+    CLOSED_FORMS,
+    OBJECTIVES,
+    PROCESSES,
+    Recipe,
+    closed_form,
+    fit,
+    mirror_groups,
+    mirrored,
+    prepare,
+)
 from temperance.sample import Noise, adaptive, heun, integrate
 from temperance.schedule import levels
 from temperance.train import Settings
@@ -97,6 +107,13 @@ def test_flips_double_the_rows_and_their_labels():
     target = ready.objective(rows[index], index, torch.Generator().manual_seed(0))
     assert torch.equal(target.label, LABELS.repeat(2))
     assert torch.equal(ready.objective.objective.points, rows)
+
+
+def test_an_image_and_its_mirror_image_are_one_group():
+    points = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    points[2] = points[0].flip(2)  # a mirror image that is in the set
+    points[3] = points[1]  # and a copy
+    assert mirror_groups(mirrored(points)).tolist() == [0, 1, 0, 1] * 2
 
 
 @pytest.mark.parametrize("flips", [False, True])

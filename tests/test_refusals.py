@@ -63,6 +63,19 @@ def test_bad_input_is_one_line(tmp_path: Path, photos: Path, refused: Refused) -
     assert "lies inside" in refused("train", "digits[:40]", "--heldout", photos, "--out", photos / "run")
     assert "nan.npy is a file" in refused("train", "digits[:40]", "--out", tmp_path / "nan.npy" / "run")
     assert "lies inside" in refused("train", f"{photos}[:20]", "--out", photos / "run")
+    digits = ["digits[:40]", "digits[40:60]"]
+    for words in (
+        ["", digits[1]],
+        [digits[0], ""],
+        [*digits, "--heldout", ""],
+        [*digits, "--heldout", digits[1], "--model", ""],
+    ):
+        refused("audit", *words, "--out", out)
+    refused("analyze", digits[0], "--heldout", "", "--out", out)
+    refused("train", digits[0], "--heldout", "", "--out", out)
+    for name in ("model", "earlier"):
+        (tmp_path / f"own-{name}" / name).mkdir(parents=True)
+        assert f"already holds {name}" in refused("train", digits[0], "--out", tmp_path / f"own-{name}")
     assert "4294967295" in refused("sample", photos, "--out", out, "--seed", 1 << 32)
     assert "must be a number" in refused("audit", "digits[:50]", "digits[:20]", "--out", out, "--fail-above", "nan")
     file = tmp_path / "size.yaml"
@@ -99,6 +112,12 @@ def test_bad_usage_is_one_line(tmp_path: Path, trained: Path, refused: Refused) 
     shutil.copytree(trained / "model", broken)
     (broken / "mlp" / "model.safetensors").write_bytes(b"short")
     assert "mlp/model.safetensors is damaged" in refused("sample", broken, "--out", out)
+    shutil.copytree(trained, tmp_path / "edited")
+    made = tmp_path / "edited" / "model"
+    (made / "manifest.json").unlink()
+    config = made / "mlp" / "config.json"
+    config.write_text(config.read_text().replace('"width": ', '"width": 1'))
+    assert "size mismatch" in refused("sample", tmp_path / "edited", "--out", out)
     (broken / "manifest.json").unlink()
     assert "no model that can be read" in refused("sample", broken, "--out", out)
     assert "not a folder" in refused("sample", tmp_path / "missing", "--out", out)

@@ -1,6 +1,8 @@
 """Sampling runs on disk: which options fit together, closed forms, several processes, what `resume` brings back."""
 
 import errno
+import os
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from temperance.features import by_name, train_classifier
 from temperance.guard import Guard
 from temperance.hub import Model, new_denoiser, new_network
 from temperance.run.pictures import write_array, write_sheet
-from temperance.run.sampling import WHOLE, sample_run
+from temperance.run.sampling import WHOLE, _where, sample_run
 from temperance.run.shards import Place, Shard, Shards
 from temperance.run.sources import closed_form_model, open_guard
 from temperance.sample import Noise, Walker, heun, integrate
@@ -203,6 +205,41 @@ def test_a_part_that_is_not_of_the_plan_or_not_whole_is_drawn_again(tmp_path):
     one.write(4, shard)
     assert one.done(0) and not other.done(0)
     assert not one.done(4)  # the last batch has one image
+
+
+def test_news_from_a_server_whose_clock_is_slow_is_news(tmp_path, monkeypatch):
+    """Batches of another process come 400 seconds apart, dated an hour ago; 900 seconds without any are the end."""
+    shards, now = Shards(tmp_path, {}, 4, 1), [0.0]
+
+    def sleep(_):
+        now[0] += 400
+        done = round(now[0] / 400) - 1
+        if done < 4:
+            shards.write(
+                done, Shard(*(np.zeros((1, *shape)) for shape in ((2, 2, 1), (), (), ())), np.array([1, 0, 1]))
+            )
+            os.utime(shards._path(done), (time.time() - 3600 + done,) * 2)
+
+    monkeypatch.setattr("temperance.run.shards.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("temperance.run.shards.time.sleep", sleep)
+    assert len(list(shards.all(Place(0, 2)))) == 4 and now[0] == 1600
+    (tmp_path / "00000003.npz").unlink()
+    with pytest.raises(ValueError, match="images from 3 on are missing"):
+        list(shards.all(Place(0, 2)))
+
+
+def test_processes_take_turns_at_the_gpus_there_are(monkeypatch):
+    model = Model(torch.nn.Identity(), Edm(), (1, 8, 8), {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for asked in ("auto", "cuda"):
+        assert [_where(asked, Place(i, 4, i), model) for i in range(4)] == ["cuda:0", "cuda:1"] * 2
+    assert _where("cuda:1", Place(0, 4, 0), model) == "cuda:1" and _where("cpu", Place(), model) == "cpu"
+
+
+def test_a_guard_of_parts_too_small_for_its_encoder_does_without_them():
+    guard = open_guard(IMAGES, None, encoder="lowres", rate=None, index=None, progress=False)  # 8x8, and 4x4 of it
+    assert guard is not None and guard.index.shift == 0 and guard.look(IMAGES[:5].tensor()).refused.all()
 
 
 def test_a_saved_guard_in_an_encoder_of_ones_own_is_read_back(tmp_path):

@@ -154,6 +154,11 @@ def test_a_training_set_of_one_image_is_refused_at_once():
         CopyMetric(TRAIN[:1].repeat(5, 1, 1, 1))
 
 
+def test_a_held_out_set_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="heldout holds no images"):
+        CopyMetric(TRAIN, TRAIN[:0])
+
+
 def test_images_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"must be \(1, 4, 4\)"):
         CopyMetric(TRAIN).update(TRAIN.reshape(-1, 1, 2, 8))

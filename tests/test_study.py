@@ -16,12 +16,13 @@ from temperance.data import load
 from temperance.demo import Plan as Demo
 from temperance.demo import _command as demo_command
 from temperance.distance import neighbors
-from temperance.features import Classifier
+from temperance.features import Classifier, Pixels
 from temperance.objective import NoiseConditional, TangentSmoothed, TemperatureSmoothed
 from temperance.recipe import OBJECTIVES, Recipe, prepare
 from temperance.schedule import Edm
+from temperance.scorecard import score, yardstick
 from temperance.study import METHODS, QUICK, Cell, Plan, cells, run, study
-from temperance.study.cell import Split, _drawn, check
+from temperance.study.cell import Split, _drawn, _with_mirrors, check
 from temperance.study.methods import add_dropout
 from temperance.study.objectives import Band, Displaced, Floored, Literal, Mixing, Tangents
 from temperance.study.page import command
@@ -278,6 +279,24 @@ def test_labels_of_one_class_train_no_classifier():
 @pytest.mark.parametrize(("other", "so"), [("./a/", True), ("a", True), ("a[:5]", False), ("b", False)])
 def test_one_folder_under_two_names_is_one_set(other, so):
     assert same("a", other) is so and same("a[:5]", "./a/[:5]")
+
+
+def test_a_folder_that_is_called_as_a_built_in_set_is_another_set():
+    assert same("digits", "digits") and same("./digits", "./digits/")
+    assert not same("digits", "./digits") and not same("./digits[:5]", "digits[:5]")
+
+
+def test_training_on_mirror_images_is_judged_by_them():
+    """A mirrored copy is a copy there, and its original is not what hides it."""
+    train, unseen = load("digits[:40]", progress=False).tensor(), load("digits[40:90]", progress=False).tensor()
+    against = yardstick(train, unseen, Pixels())
+    (plain, _), (both, near) = (score(train.flip(3), of) for of in (against, _with_mirrors(against)))
+    assert plain["memorized_fraction"] < 0.2 and plain["copy_auc"] < 0.6
+    assert both["memorized_fraction"] == both["copy_auc"] == 1 and near.index.tolist() == list(range(40, 80))
+    assert both["heldout_memorized_fraction"] <= 0.1
+    assert {k: v for k, v in both.items() if k.startswith("fd_")} == {
+        k: v for k, v in plain.items() if k.startswith("fd_")
+    }
 
 
 def test_a_method_with_more_neighbors_than_images_is_refused_before_anything_runs(tmp_path):

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from temperance.auditing.sets import label
-from temperance.data import Images
+from temperance.data import Images, unseen
 from temperance.diagnostics import (
     PIXELS,
     WHEN_CUT,
@@ -47,7 +47,8 @@ def analyze(
 ) -> dict[str, Any]:
     """Write `report.html` and `analysis.json` about a data set; returns the latter.
 
-    `reading`: the options with which the images were read, for the command that is suggested.
+    `reading`: the options with which the images were read, for the command that is suggested. Training images among the
+    held-out ones are left out.
 
     Cost: the neighbor table (2 n^2 d flops) and 16 evaluations of the empirical denoiser on 128 rows.
 
@@ -55,10 +56,7 @@ def analyze(
         ValueError: if the held-out images have another shape, or if all images are the same.
     """
     points = images.tensor()
-    if heldout is not None and heldout.pixels.shape[1:] != images.pixels.shape[1:]:
-        raise ValueError(
-            f"held-out images are {heldout.pixels.shape[1:]}, training images {images.pixels.shape[1:]}; set --size"
-        )
+    against = None if heldout is None else unseen(heldout, images)
     flat = points.flatten(1)
     once = distinct(flat)
     if len(once) < 2:
@@ -101,11 +99,11 @@ def analyze(
         },
         "schedule": vars(schedule),
     }
-    unseen = None if heldout is None else proximity(heldout.tensor().flatten(1), flat)
-    if unseen is not None:
-        found["heldout_nearest_distance_median"] = float(unseen.distance.median())
+    near = None if against is None else proximity(against.tensor().flatten(1), flat)
+    if near is not None:
+        found["heldout_nearest_distance_median"] = float(near.distance.median())
     write_json(out / "analysis.json", found)
-    distance = None if unseen is None else unseen.distance.numpy()
+    distance = None if near is None else near.distance.numpy()
     write_page(_page(images, found, (width, cut), table.distance[:, 0], distance, reading), out / "report.html")
     return found
 

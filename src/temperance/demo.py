@@ -5,7 +5,6 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -26,6 +25,7 @@ from temperance.schedule import Schedule, edm_for
 from temperance.scorecard import Yardstick, score, yardstick
 from temperance.train import Settings
 from temperance.trial import check_sets, draw, draw_sets, judge
+from temperance.versions import versions
 from temperance.workers import check_single, spread
 
 ACCEPTED = 0.05  # early stopping: the memorized fraction that is still accepted on a draw of its own
@@ -138,8 +138,7 @@ def job(plan: Plan, seed: int, name: str, tick: Callable[[int], None] = lambda n
 def _trained(plan: Plan, seed: int, name: str, against: Yardstick, tick: Callable[[int], None]) -> list[Result]:
     """Train one method; for the conditional one, also keep its last checkpoint that hardly copied."""
     settings = Settings(seed=seed, **plan.settings)
-    began = time.perf_counter()
-    spent = 0.0  # on looking, not training
+    began = spent = 0.0  # spent on looking, not training
     kept: dict[str, Any] = {}
 
     def visit(step: int, model: Model) -> None:
@@ -159,6 +158,7 @@ def _trained(plan: Plan, seed: int, name: str, against: Yardstick, tick: Callabl
         spent += time.perf_counter() - start
 
     ready = prepare(Recipe(objective=name, network="mlp"), against.train, seed=seed)
+    began = time.perf_counter()
     model = fit(ready, against.train, settings, progress=False, device="cpu", visit=visit)
     seconds = time.perf_counter() - began - spent
     facts = {"seed": seed, "steps": settings.steps, "train_seconds": seconds}
@@ -246,7 +246,7 @@ def _provenance(plan: Plan, seconds: float) -> dict[str, Any]:
         "command": _command(plan),
         "plan": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(plan).items()},
         "seconds": round(seconds, 1),
-        "versions": {name: version(name) for name in ("temperance", "torch", "diffusers", "numpy")},
+        "versions": versions("temperance", "torch", "diffusers", "numpy"),
         "python": platform.python_version(),
         "processors": multiprocessing.cpu_count(),
     }

@@ -294,7 +294,7 @@ def load(folder: Path | str) -> Model:
     folder = folder / "model" if (folder / "model").is_dir() else folder
     try:
         return _load(folder) if (folder / ABOUT).exists() else _load_foreign(folder)
-    except (SafetensorError, KeyError, TypeError, NotImplementedError) as error:
+    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:  # RuntimeError: weights that do not fit
         raise ValueError(f"{folder} holds no model that can be read: {error}") from error
 
 
@@ -375,6 +375,8 @@ def process_of(config: dict[str, Any]) -> tuple[Schedule, str]:
     """
     name = config.get("_class_name", "DDPMScheduler")
     if name.startswith("FlowMatch"):
+        if config.get("num_train_timesteps", TIME_UNITS) != TIME_UNITS:
+            raise ValueError(f"num_train_timesteps of {name} must be 1000, got {config['num_train_timesteps']}")
         return Flow(), "velocity"
     if name.startswith("EDM"):
         if config.get("prediction_type", "epsilon") != "epsilon":

@@ -268,6 +268,15 @@ def mirrored(points: Float[Tensor, "n c h w"]) -> Float[Tensor, "m c h w"]:
     return torch.cat([points, points.flip(3)])
 
 
+def mirror_groups(points: Float[Tensor, "m c h w"]) -> Int[Tensor, " m"]:
+    """Duplicate groups of `mirrored` images: an image and its mirror image are one, however alike they look.
+
+    Else a symmetric image's own mirror image would be the second nearest to a copy of it, and d1/d2 no sign of copying.
+    """
+    one, other = duplicates(points.flatten(1)).chunk(2)
+    return torch.minimum(one, other).repeat(2)  # of images that are mirror images of each other, both have the same two
+
+
 def mirrored_table(table: Neighbors) -> Neighbors:
     """The neighbor table of `mirrored` images: those of a mirror image are the mirror images of the neighbors.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from temperance.features import Encoder, encode
@@ -28,23 +28,24 @@ class Yardstick:
 
     train: Float[Tensor, "n c h w"]
     heldout: Float[Tensor, "m c h w"]
-    train_features: Float[Tensor, "n f"]
+    train_features: Float[Tensor, "k f"]  # of the images themselves, where `train` holds their mirror images too
     heldout_features: Float[Tensor, "m f"]
     encoder: Encoder
     null: Proximity
     fd_floor: float
+    group: Int[Tensor, " n"] | None = None  # which training images count as one; None: equal ones
 
 
 def yardstick(train: Float[Tensor, "n c h w"], heldout: Float[Tensor, "m c h w"], encoder: Encoder) -> Yardstick:
     """Measure the two real sets once: distances of held-out to train, features, and FD(train, held-out)."""
     a, b = encode(encoder, train), encode(encoder, heldout)
     null = proximity(heldout.flatten(1), train.flatten(1))
-    return Yardstick(train, heldout, a, b, encoder, null, frechet_distance(a, b).value)
+    return Yardstick(train, heldout, a, b, encoder, null, frechet_distance(a, b, interval=False).value)
 
 
 def score(generated: Float[Tensor, "k c h w"], against: Yardstick) -> tuple[dict[str, Any], Proximity]:
     """The measured keys of a results row (interface: `results.json`), and the distances behind them."""
-    near = proximity(generated.flatten(1), against.train.flatten(1))
+    near = proximity(generated.flatten(1), against.train.flatten(1), against.group)
     features = encode(against.encoder, generated)
     memorized = memorized_fraction(near, against.null)
     ratio = ratio_median(near, against.null)
@@ -58,8 +59,8 @@ def score(generated: Float[Tensor, "k c h w"], against: Yardstick) -> tuple[dict
         "ratio_median": ratio.value,
         "heldout_ratio_median": ratio.null,
         "copy_auc": copy_auc(near.distance, against.null.distance).value,
-        "fd_train": frechet_distance(features, against.train_features).value,
-        "fd_heldout": frechet_distance(features, against.heldout_features).value,
+        "fd_train": frechet_distance(features, against.train_features, interval=False).value,
+        "fd_heldout": frechet_distance(features, against.heldout_features, interval=False).value,
         "fd_floor": against.fd_floor,
         "precision": fit.precision.value,
         "recall": fit.recall.value,

@@ -58,6 +58,8 @@ class CopyMetric:
         Cost: 2 f n m flops for the held-out images, then 2 f n per image of an update.
         """
         self.encoder, self.shape = encoder or Pixels(), train.shape[1:]
+        if heldout is not None and not len(heldout):
+            raise ValueError("heldout holds no images; give some, or leave it out")
         self.darkest = float(check_range(train, "train").min()) if len(train) else 0.0
         self.train = encode(self.encoder, train)
         self.group = duplicates(self.train, duplicate_radius)

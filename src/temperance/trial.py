@@ -94,7 +94,7 @@ def judge(drawn: Samples, schedule: Schedule, against: Yardstick) -> tuple[dict[
     measured, near = score(drawn.x.clamp(-1, 1), against)
     row = {
         "nfe": drawn.nfe,
-        "n_train": len(against.train),
+        "n_train": len(against.train_features),
         **measured,
         "final_sigma": float(drawn.final_sigma.mean()),
         "sigma_min": float(levels(schedule, 2)[-1]),

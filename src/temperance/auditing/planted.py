@@ -83,7 +83,7 @@ def controls(
     curves, null = _curves({kind: distance for kind, (_, distance) in matched.items()}, heldout, fdr, levels, seed)
     half = len(heldout) // 2
     negatives = len(heldout) - half
-    k = planted_among(negatives)
+    k = planted_among(negatives, len(chosen))
     about = {"copies": len(chosen), "share": k / (k + negatives), "rounds": ROUNDS, "calibration": half}
     size = 1 / (1 / len(chosen) + 1 / (ROUNDS * k))  # the copies, and how many of them the rounds looked at
     kinds = {}
@@ -100,9 +100,9 @@ def controls(
     return {**about, "negatives": negatives, "null": null, "chosen_fdr": fdr, "kinds": kinds}
 
 
-def planted_among(negatives: int) -> int:
-    """How many copies are put among so many images: at least one."""
-    return max(1, round(SHARE * negatives))
+def planted_among(negatives: int, copies: int) -> int:
+    """How many of so many copies are put among so many images: at least one."""
+    return min(copies, max(1, round(SHARE * negatives)))
 
 
 def _curves(
@@ -119,7 +119,7 @@ def _curves(
     for _ in range(ROUNDS):
         order = torch.randperm(len(heldout), generator=generator)
         negatives = heldout[order[half:]]
-        k = planted_among(len(negatives))
+        k = planted_among(len(negatives), min(map(len, copies.values())))
         null = tm.fit_null(heldout[order[:half]], len(negatives) + k, fdr)
         used.add(null.kind)
         p_negative = null.p(negatives)

@@ -32,8 +32,8 @@ def analyze(
     if near is not None and near < 1:
         raise ValueError(f"--k must be at least 1 or auto, got {near}")
     writable(out)
-    images = load(data, size, channels, on_bad, out, minimum=3 if near is None else near + 2, quiet=quiet)
-    unseen = load(heldout, size, channels, on_bad, out, minimum=1, quiet=quiet) if heldout else None
+    images = load(data, size, channels, on_bad, out, minimum=3 if near is None else max(3, near + 1), quiet=quiet)
+    unseen = None if heldout is None else load(heldout, size, channels, on_bad, out, minimum=1, quiet=quiet)
     told = {"--size": size, "--channels": channels, "--on-bad": None if on_bad == "error" else on_bad}
     reading = [text for name, value in told.items() if value is not None for text in (name, str(value))]
     found = run(images, out, heldout=unseen, k=near, seed=seed, progress=not quiet, reading=reading)

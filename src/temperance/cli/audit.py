@@ -58,23 +58,24 @@ def audit(
     from temperance.heap import return_freed
 
     given = limits(fail_above or [], fail_below or [], heldout=heldout is not None)
-    if model and not heldout:
+    if model is not None and heldout is None:
         raise ValueError("--model needs --heldout: the membership test asks for images that the model never saw")
     encoders = [by_name(name) for name in dict.fromkeys(encoder or ["pixels"])]
     writable(out)
     return_freed()
     with processes() as first:
-        sets = [load(s, size, channels, on_bad, out, minimum=1, quiet=quiet) for s in (train, generated, heldout) if s]
+        images, drawn = (load(spec, size, channels, on_bad, out, minimum=1, quiet=quiet) for spec in (train, generated))
+        unseen = None if heldout is None else load(heldout, size, channels, on_bad, out, minimum=1, quiet=quiet)
         report = run(
-            sets[0],
-            sets[1],
-            sets[2] if heldout else None,
+            images,
+            drawn,
+            unseen,
             encoders=encoders,
             fdr=fdr,
             seed=seed,
             work=out / WORK,
             progress=not quiet,
-            model=denoiser_of(model, sets[0]) if model else None,
+            model=None if model is None else denoiser_of(model, images),
         )
         if first:
             write(report, out)

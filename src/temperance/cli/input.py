@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 
-def writable(out: Path, *, fresh: str | None = None) -> Path:
-    """Check the output folder before any work is done; `fresh` names a file that must not be there yet."""
+def writable(out: Path, *, fresh: tuple[str, ...] = ()) -> Path:
+    """Check the output folder before any work is done; `fresh` names what must not be there yet."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; give a folder")
     parent = next(p for p in (out, *out.absolute().parents) if p.exists())
@@ -14,8 +14,9 @@ def writable(out: Path, *, fresh: str | None = None) -> Path:
         raise ValueError(f"--out {out} cannot be made: {parent} is a file; choose another folder")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ValueError(f"--out {out} cannot be written: no permission in {parent}; choose another folder")
-    if fresh and (out / fresh).exists():
-        raise ValueError(f"--out {out} already holds {fresh}; choose another folder, or --resume a training run")
+    held = next((name for name in fresh if (out / name).exists()), None)
+    if held is not None:
+        raise ValueError(f"--out {out} already holds {held}; choose another folder, or --resume a training run")
     return out
 
 
@@ -34,11 +35,13 @@ def outside(out: Path, *specs: str | None) -> None:
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two specifications name the same images: `folder` and `./folder/` do."""
+    """Whether two specifications name the same images: `folder` and `./folder/` do, not a built-in and a folder."""
+    from temperance.data import BUILTINS
     from temperance.data.spec import parse
 
     (a, part), (b, other_part) = parse(one), parse(other)
-    return Path(a) == Path(b) and part == other_part
+    built_in = {str(a).partition("/")[0] in BUILTINS, str(b).partition("/")[0] in BUILTINS}
+    return Path(a) == Path(b) and part == other_part and len(built_in) == 1
 
 
 def say(quiet: bool, json_: bool, text: str) -> None:

@@ -61,16 +61,16 @@ def train(
 
     main = Place.here().rank == 0
     if main:
-        writable(out, fresh=None if resume else "config.yaml")
+        writable(out, fresh=() if resume else ("config.yaml", "model", "earlier"))
     own = out / "config.yaml"
     held = about_data(own if resume and own.exists() else None, config)
     size = held.get("size") if size is None else size
     channels = held.get("channels") if channels is None else channels
-    unseen = heldout or held.get("heldout")
+    unseen = held.get("heldout") if heldout is None else heldout
     if main:
         outside(out, data, unseen)
     images = load(data, size, channels, on_bad, out, minimum=2, quiet=quiet)
-    against = load(unseen, size, channels, on_bad, out, minimum=2, quiet=quiet) if unseen else None
+    against = None if unseen is None else load(unseen, size, channels, on_bad, out, minimum=2, quiet=quiet)
     typed = {name for name in options if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
     found = train_run(
         images, out, Given(options, config, typed, set_ or ()), resume=resume, progress=not quiet, device=device,

@@ -37,6 +37,7 @@ def verb(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(**arguments: Any) -> None:
         if arguments.get("offline"):
             os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+            os.environ["WANDB_MODE"] = "offline"  # what --set tracker=wandb starts
         with one_line_errors(function.__name__):
             _set_device(arguments.get("device", "auto"))
             result = function(**arguments)

@@ -21,6 +21,7 @@ from temperance.data.images import (
     split,
     to_uint8,
     unlike,
+    unseen,
 )
 from temperance.data.loading import load
 from temperance.data.pixels import WHITE
@@ -46,5 +47,6 @@ __all__ = [
     "split",
     "to_uint8",
     "unlike",
+    "unseen",
     "warn_of_range",
 ]

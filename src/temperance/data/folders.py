@@ -49,8 +49,9 @@ def _raise(error: OSError) -> None:
 def open_zip(path: Path, stack: ExitStack) -> Source:
     """A zip of images; the archive stays open as long as `stack`."""
     archive = stack.enter_context(zipfile.ZipFile(path))
-    every = archive.namelist()
-    return open_files(path, every, archive.read, archive.read("dataset.json") if "dataset.json" in every else None)
+    every = {PurePosixPath(name).as_posix(): name for name in archive.namelist()}  # some begin with ./
+    table = archive.read(every["dataset.json"]) if "dataset.json" in every else None
+    return open_files(path, every, lambda name: archive.read(every[name]), table)
 
 
 def open_files(path: Path, every: Iterable[str], read: Callable[[str], bytes], table: bytes | None) -> Source:

@@ -135,6 +135,21 @@ def unlike(images: Images, others: Images, *, mirrored: bool = False) -> Images:
     return images if keep.all() else images[keep]
 
 
+def unseen(heldout: Images, images: Images, *, mirrored: bool = False) -> Images:
+    """The held-out images that are no training images, also not `mirrored` ones.
+
+    Raises:
+        InputError: if they are of another shape, or all of them are training images.
+    """
+    if heldout.pixels.shape[1:] != images.pixels.shape[1:]:
+        shapes = ("x".join(map(str, of.pixels.shape[1:])) for of in (heldout, images))
+        raise InputError("--heldout images are {}, training images {}; set --size or --channels".format(*shapes))
+    found = unlike(heldout, images, mirrored=mirrored)
+    if not len(found):
+        raise InputError(f"--heldout {heldout.source}: all of it are training images; give images that are not")
+    return found
+
+
 def split(images: Images, sizes: Sequence[int], seed: int = 0) -> tuple[Images, ...]:
     """Shuffle and cut into disjoint parts of the given sizes; what is left over is not returned.
 

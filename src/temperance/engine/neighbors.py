@@ -5,6 +5,7 @@ of a group gets the neighbors of its first member, each of them the first of ano
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -12,10 +13,11 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
+from temperance.atomic import write_bytes
 from temperance.distance import Neighbors, duplicates, fingerprint
 from temperance.engine.approximate import approximate_neighbors
 from temperance.engine.nearest import Finder
@@ -171,9 +173,7 @@ class _Parts:
     def finish(self, whole: Neighbors) -> Neighbors:
         """Write the table, remove the parts, and map it."""
         _write(self.path, whole, self.key)
-        for part in self.folder.iterdir():
-            part.unlink()
-        self.folder.rmdir()
+        shutil.rmtree(self.folder, ignore_errors=True)  # another process with the same table may have done so
         mapped = _stored(self.path, self.key)
         assert mapped is not None
         return mapped
@@ -181,6 +181,4 @@ class _Parts:
 
 def _write(path: Path, table: Neighbors, key: str) -> None:
     """Completely or not at all."""
-    waiting = path.with_name(path.name + ".tmp")
-    save_file(table._asdict(), waiting, metadata={"key": key})
-    waiting.replace(path)
+    write_bytes(path, save(table._asdict(), metadata={"key": key}))

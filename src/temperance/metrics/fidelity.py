@@ -87,11 +87,17 @@ def _cheap(*sets: Tensor) -> bool:
 
 
 def _moments(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """The mean, and an upper-triangular R of at most n rows with R^T R = covariance, by streaming QR in float64."""
+    """The mean, and an R of at most n and at most f rows with R^T R = covariance, in float64.
+
+    Centered rows are one where they are no more than their numbers; else it comes by streaming QR, 2 n f^2 flops and
+    half as many again for every `ROWS` or fewer of f.
+    """
     if len(x) < 2:
         raise ValueError(f"{name} holds {len(x)} image; a Frechet distance needs at least 2")
     rows = max(256, min(ROWS, BLOCK // x.shape[1]))
     mean = torch.stack([part.double().sum(0) for part in x.split(rows)]).sum(0) / len(x)
+    if len(x) <= x.shape[1]:
+        return mean, (x.double() - mean) / math.sqrt(len(x) - 1)
     width, held = x.shape[1], 0
     stack = torch.empty(width + rows, width, dtype=torch.float64, device=x.device)  # R so far, and the next rows
     for part in x.split(rows):

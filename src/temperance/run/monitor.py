@@ -4,16 +4,18 @@ import io
 import sys
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
 from temperance.atomic import write_bytes
 from temperance.data import to_uint8
+from temperance.distance import duplicates
 from temperance.hub import Model
 from temperance.metrics import Proximity, copy_auc, memorized_fraction, proximity, ratio_median
 from temperance.run.pictures import write_sheet
@@ -35,13 +37,15 @@ class Monitor:
 
     The noise is the same every time, so that the sheets show one set of images as it develops. Cost of a look:
     `monitor_samples` x 39 evaluations of the network (100 if it is noise-unconditional), and their distances to all
-    training images.
+    training images; of the first one also those of the held-out images. `group`: which training images count as one;
+    by default equal ones.
     """
 
     train: Float[Tensor, "n c h w"]
     heldout: Float[Tensor, "m c h w"] | None
     settings: Settings
     out: Path
+    group: Int[Tensor, " n"] | None = None
 
     def __call__(self, step: int, model: Model) -> dict[str, Any]:
         """Write `samples/step-N.png` and `monitor.png`; return the figures, and whether to stop.
@@ -52,13 +56,24 @@ class Monitor:
         """
         x = _samples(model, self.settings.monitor_samples, self.settings.seed)
         write_sheet(self.out / "samples" / f"step-{step:07d}.png", to_uint8(x))
-        found = _figures(x, self.train, self.heldout)
+        found = _figures(self._near(x), self._null)
         found["stop"] = found["copying"] and self.settings.on_copying != "advise"
         rows = [row for row in read_metrics(self.out / "metrics.jsonl") if "memorized_fraction" in row]
         _plot(self.out / "monitor.png", [*rows, {"step": step, **found}])
         if found["copying"]:
             self._advise(step, found)
         return found
+
+    @cached_property
+    def _groups(self) -> Int[Tensor, " n"]:
+        return duplicates(self.train.flatten(1)) if self.group is None else self.group
+
+    @cached_property
+    def _null(self) -> Proximity | None:
+        return None if self.heldout is None else self._near(self.heldout)
+
+    def _near(self, images: Float[Tensor, "k c h w"]) -> Proximity:
+        return proximity(images.flatten(1), self.train.flatten(1), self._groups)
 
     def _advise(self, step: int, found: dict[str, Any]) -> None:
         usual = found.get("heldout_memorized_fraction")
@@ -81,9 +96,7 @@ def _samples(model: Model, n: int, seed: int) -> Float[Tensor, "n c h w"]:
         return integrate(sampler, call, model.shape, sigmas, Noise(seed, index), **limit).x.clamp(-1, 1)
 
 
-def _figures(x: Tensor, train: Tensor, heldout: Tensor | None) -> dict[str, Any]:
-    near = proximity(x.flatten(1), train.flatten(1))
-    real = None if heldout is None else proximity(heldout.flatten(1), train.flatten(1))
+def _figures(near: Proximity, real: Proximity | None) -> dict[str, Any]:
     share, ratio = memorized_fraction(near, real), ratio_median(near, real)
     found = {"memorized_fraction": share.value, "memorized_ci": [share.low, share.high], "ratio_median": ratio.value}
     if real is not None:

@@ -107,8 +107,9 @@ def _where(device: str, place: Place, model: Model) -> str:
             raise ValueError(f"--closed-form is evaluated on the CPU; leave out --device {device}")
         return "cpu"
     if device == "auto":
-        return f"cuda:{place.local}" if torch.cuda.is_available() else "cpu"
-    return device
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Processes take turns at the GPUs of a machine, whether there are as many or not.
+    return f"cuda:{place.local % torch.cuda.device_count()}" if device == "cuda" else device
 
 
 def _plan(

@@ -134,13 +134,13 @@ class Shards:
         Raises:
             ValueError: if no batch has been added for `PATIENCE` seconds and some are missing.
         """
-        news = time.monotonic()
+        news, seen = time.monotonic(), 0.0
         for start in self.starts:
             while not self.done(start):
                 if place.world == 1 or time.monotonic() - news > PATIENCE:
                     raise ValueError(f"images from {start} on are missing in {self.folder}; run again with --resume")
                 newest = max((f.stat().st_mtime for f in self.folder.glob("*.npz")), default=0.0)
-                if time.time() - newest < 1:
-                    news = time.monotonic()
+                if newest != seen:  # not compared with this machine's clock, which a file server need not share
+                    news, seen = time.monotonic(), newest
                 time.sleep(0.2)
             yield self.read(start)

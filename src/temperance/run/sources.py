@@ -11,8 +11,9 @@ from temperance import hub
 from temperance.autoguidance import Autoguided
 from temperance.data import Images
 from temperance.engine import EmpiricalDenoiser
-from temperance.features import Classifier, by_name
+from temperance.features import Classifier, Encoder, Pixels, by_name, encode
 from temperance.guard import PICTURES, Guard
+from temperance.guard.views import crop
 from temperance.hub import Model
 from temperance.recipe import closed_form
 from temperance.run.earlier import nearest
@@ -98,8 +99,7 @@ def open_guard(
             f"--guard-index keeps features, and {space.name} would be the images or small versions of them: give"
             " another --guard-encoder, such as efficientnet"
         )
-    room = (min(train.pixels.shape[1:3]) - LEFT) // 2
-    shift = 0 if isinstance(space, Classifier) else max(0, min(SHIFT, room))  # a classifier sees no parts of images
+    shift = _shift(space, train)
     if heldout is None:
         for name, given in (("guard-index", index), ("guard-rate", rate)):
             if given is not None:
@@ -109,6 +109,24 @@ def open_guard(
     if index is not None:
         guard.save(index)
     return guard
+
+
+def _shift(space: Encoder, train: Images) -> int:
+    """By how many pixels the guard lets copies have moved: by none where the encoder does not see parts of images."""
+    height, width = train.pixels.shape[1:3]
+    shift = max(0, min(SHIFT, (min(height, width) - LEFT) // 2))
+    if not shift or isinstance(space, Pixels):
+        return shift
+    if isinstance(space, Classifier):
+        return 0
+    image = train[:1].tensor()
+    try:
+        whole, middle = (
+            encode(space, x) for x in (image, crop(shift, shift, height - 2 * shift, width - 2 * shift)(image))
+        )
+    except (ValueError, RuntimeError):  # a network of one input size
+        return 0
+    return shift if whole.shape == middle.shape else 0
 
 
 class ClosedForm(torch.nn.Module):

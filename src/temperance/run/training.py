@@ -5,7 +5,6 @@ import platform
 import sys
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,16 @@ from torch import Tensor
 
 from temperance import hub
 from temperance.atomic import read_json, write_json, write_text
-from temperance.data import Images, unlike
+from temperance.data import Images, unseen
 from temperance.data.spec import absolute
 from temperance.diagnostics import near_duplicate_share
-from temperance.recipe import USED_BY, Recipe, fit, mirrored, prepare
+from temperance.recipe import USED_BY, Recipe, fit, mirror_groups, mirrored, prepare
 from temperance.run.earlier import keep, nearest
 from temperance.run.monitor import Monitor
 from temperance.run.settings import Given, settings_from
 from temperance.run.shards import Place
 from temperance.train import Settings, checkpoints, listed, step_of, stopped_at
+from temperance.versions import versions
 
 MANY = 0.05  # near-duplicates among the training images that are worth a word
 
@@ -64,10 +64,9 @@ def train_run(
     merged = {**vars(recipe), **vars(settings), "process": ready.recipe.process}
     rank, world, _ = Place.here()
     main = rank == 0
-    rows = mirrored(points) if recipe.flips else points
-    unseen = None if heldout is None else _unseen(heldout, images, recipe.flips, told=main)
+    against = None if heldout is None else _unseen(heldout, images, recipe.flips, told=main)
     look = settings.monitor_every or settings.on_copying == "halve"
-    monitor = Monitor(rows, unseen, settings, out) if look else None
+    monitor = _monitor(points, recipe.flips, against, settings, out) if look else None
     if main:
         _warn(recipe, asked, points)
 
@@ -110,6 +109,13 @@ def _watched(settings: Settings, heldout: bool) -> Settings:
     """The settings, with looks at every checkpoint where copies are to be told or to end a run, and none are set."""
     due = settings.on_copying == "stop" or (heldout and settings.on_copying != "halve")
     return replace(settings, monitor_every=settings.monitor_every or settings.checkpoint_every * due)
+
+
+def _monitor(points: Tensor, flips: bool, against: Tensor | None, settings: Settings, out: Path) -> Monitor:
+    if not flips:
+        return Monitor(points, against, settings, out)
+    rows = mirrored(points)
+    return Monitor(rows, against, settings, out, mirror_groups(rows))
 
 
 def _warn(recipe: Recipe, asked: set[str], points: Tensor) -> None:
@@ -164,12 +170,7 @@ def _begin(out: Path, about: dict[str, Any], merged: dict[str, Any], env: dict[s
 
 def _unseen(heldout: Images, images: Images, flips: bool, *, told: bool) -> Tensor:
     """Held-out images that can be held against the training images, without those that are training images."""
-    if heldout.pixels.shape[1:] != images.pixels.shape[1:]:
-        shapes = ("x".join(map(str, of.pixels.shape[1:])) for of in (heldout, images))
-        raise ValueError("--heldout images are {}, training images {}; set --size or --channels".format(*shapes))
-    found = unlike(heldout, images, mirrored=flips)
-    if not len(found):
-        raise ValueError(f"--heldout {heldout.source}: all of it are training images; give images that are not")
+    found = unseen(heldout, images, mirrored=flips)
     if len(found) < len(heldout) and told:
         text = f"{len(heldout) - len(found)} of {len(heldout)} held-out images are training images and are left out"
         print(text, file=sys.stderr)
@@ -217,7 +218,7 @@ def environment(images: Images, heldout: Images | None) -> dict[str, Any]:
     """What a run was made with."""
     packages = ("temperance", "torch", "diffusers", "accelerate", "numpy", "safetensors")
     return {
-        "versions": {name: version(name) for name in packages},
+        "versions": versions(*packages),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cuda": torch.version.cuda,

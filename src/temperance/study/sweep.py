@@ -4,7 +4,6 @@ import multiprocessing
 import platform
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from temperance.study.advice import advise, against_early_stop
 from temperance.study.cell import Cell, check, run
 from temperance.study.page import command, page
 from temperance.study.plan import Plan, cells
+from temperance.versions import versions
 from temperance.workers import check_single, spread
 
 
@@ -58,7 +58,7 @@ def study(plan: Plan, out: Path, *, progress: bool = True, device: str = "auto")
             "seconds": round(time.perf_counter() - began, 1),
             "cells": len(wanted),
             "reused": len(wanted) - len(missing),
-            "versions": {name: version(name) for name in ("temperance", "torch", "diffusers", "numpy")},
+            "versions": versions("temperance", "torch", "diffusers", "numpy"),
             "python": platform.python_version(),
             "processors": multiprocessing.cpu_count(),
             "devices": [torch.cuda.get_device_name(place) for place in places if place != "cpu"],
