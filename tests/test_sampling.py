@@ -14,10 +14,11 @@ from temperance.guard import Guard
 from temperance.hub import Model, new_denoiser, new_network
 from temperance.run.pictures import write_array, write_sheet
 from temperance.run.sampling import WHOLE, _where, sample_run
-from temperance.run.shards import Place, Shard, Shards
+from temperance.run.shards import Shard, Shards
 from temperance.run.sources import closed_form_model, open_guard
 from temperance.sample import Noise, Walker, heun, integrate
 from temperance.schedule import Edm
+from temperance.workers import Place
 
 IMAGES = load("digits[:20]")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from multiprocessing.managers import SyncManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -18,9 +18,25 @@ from tqdm import tqdm
 ANNOUNCED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # by torchrun
 
 
+class Place(NamedTuple):
+    """Which of several processes this one is, as `torchrun` says; the only one if it does not."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    @staticmethod
+    def here() -> "Place":
+        """Read RANK, WORLD_SIZE and LOCAL_RANK."""
+        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if not 0 <= rank < world:
+            raise ValueError(f"RANK must be below WORLD_SIZE, got {rank} and {world}; start with torchrun")
+        return Place(rank, world, int(os.environ.get("LOCAL_RANK", 0)))
+
+
 def check_single(job: str) -> None:
     """Raise a ValueError if torchrun started several processes: each would do all of the job, in one folder."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if Place.here().world > 1:
         raise ValueError(f"{job} uses all cores by itself: start it without torchrun")
 
 

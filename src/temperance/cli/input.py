@@ -67,7 +67,7 @@ def load(
 ):
     """Read images and tell about those left out; of several processes the first one speaks and writes."""
     from temperance.data import load, record_skipped
-    from temperance.run.shards import Place
+    from temperance.workers import Place
 
     first = Place.here().rank == 0
     images = load(spec, size=size, channels=channels, on_bad=on_bad, minimum=minimum, progress=first and not quiet)

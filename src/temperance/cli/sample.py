@@ -73,8 +73,8 @@ def sample(
         _refuse("says how images are read; a trained model draws at its own size", size=size, channels=channels)
     from temperance.autoguidance import WEIGHT
     from temperance.run.sampling import sample_run
-    from temperance.run.shards import Place
     from temperance.run.sources import autoguided, closed_form_model, open_guard, open_model
+    from temperance.workers import Place
 
     def images(spec: str, minimum: int) -> Any:
         return load(spec, size, channels, on_bad, out, minimum=minimum, quiet=quiet)

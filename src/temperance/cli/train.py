@@ -56,8 +56,8 @@ def train(
         "steps": steps, "batch_size": batch_size, "lr": lr, "ema": ema, "seed": seed,
     }  # fmt: skip
     from temperance.run.settings import Given, about_data
-    from temperance.run.shards import Place
     from temperance.run.training import train_run
+    from temperance.workers import Place
 
     main = Place.here().rank == 0
     if main:

@@ -20,10 +20,11 @@ from temperance.denoiser import elsewhere
 from temperance.guard import ATTEMPTS, Guard
 from temperance.hub import Model
 from temperance.run.pictures import SHOWN, write_array, write_pngs, write_sheet
-from temperance.run.shards import Place, Shard, Shards
+from temperance.run.shards import Shard, Shards
 from temperance.run.sources import ClosedForm
 from temperance.sample import SAMPLERS, STEPS, Noise, NotConverged, Project, Samples, integrate, usual, walk
 from temperance.schedule import levels
+from temperance.workers import Place
 
 WHOLE = ("samples.npz", "sample.json", "grid.png")  # written at the end, from all batches
 

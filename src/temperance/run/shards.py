@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import time
 import zlib
 from collections.abc import Iterator
@@ -16,25 +15,10 @@ import numpy as np
 
 from temperance.atomic import read_json, write_bytes
 from temperance.data import SUFFIXES
+from temperance.workers import Place
 
 DAMAGED = (OSError, EOFError, ValueError, KeyError, RuntimeError, BadZipFile, zlib.error)  # reading a damaged file
 PATIENCE = 900.0  # seconds without news after which missing parts are given up
-
-
-class Place(NamedTuple):
-    """Which of several processes this one is, as `torchrun` says; the only one if it does not."""
-
-    rank: int = 0
-    world: int = 1
-    local: int = 0
-
-    @staticmethod
-    def here() -> "Place":
-        """Read RANK, WORLD_SIZE and LOCAL_RANK."""
-        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        if not 0 <= rank < world:
-            raise ValueError(f"RANK must be below WORLD_SIZE, got {rank} and {world}; start with torchrun")
-        return Place(rank, world, int(os.environ.get("LOCAL_RANK", 0)))
 
 
 class Shard(NamedTuple):

@@ -22,9 +22,9 @@ from temperance.recipe import USED_BY, Recipe, fit, mirror_groups, mirrored, pre
 from temperance.run.earlier import keep, nearest
 from temperance.run.monitor import Monitor
 from temperance.run.settings import Given, settings_from
-from temperance.run.shards import Place
 from temperance.train import Settings, checkpoints, listed, step_of, stopped_at
 from temperance.versions import versions
+from temperance.workers import Place
 
 MANY = 0.05  # near-duplicates among the training images that are worth a word
 
