@@ -2,6 +2,7 @@
 
     python -m benchmarks.reproduce digits-100 digits-300     names of docs/results/*.json; none: all
     python -m benchmarks.reproduce fashion-300 --seed 11     the rows of one split only
+    python -m benchmarks.reproduce fashion-300 --until 1000  the looks of the first steps only, at their price
     python -m benchmarks.reproduce fashion-300 --out again   where runs go; interrupted, they go on there
 
 For every method: how many of its rows repeat, which is within `SAME` in every figure, how far apart others are at most,
@@ -23,6 +24,9 @@ from typing import NamedTuple
 import torch
 from benchmarks.kept import SHOWN, Row, commands, key, names, rows
 
+from temperance.study import Plan
+from temperance.study.plan import looks
+
 SAME = 0.001  # a tenth of the last digit of shares, a hundredth of that of Frechet distances
 
 
@@ -31,6 +35,16 @@ def split_of(command: str, seed: int) -> str | None:
     words = shlex.split(command)
     first, count = (int(words[words.index(n) + 1]) if n in words else d for n, d in (("--seed", 0), ("--seeds", 3)))
     return f"{command} --seed {seed} --seeds 1" if first <= seed < first + count else None  # the last one given counts
+
+
+def cut_short(command: str, until: int | None) -> str | None:
+    """The command for its looks at up to `until` steps, which a shorter run repeats; None where it has none."""
+    words = shlex.split(command)
+    if until is None or "study" not in words:  # a demo looks at its end only
+        return command
+    steps = int(words[words.index("--steps") + 1]) if "--steps" in words else Plan.steps
+    within = [look for look in looks(steps) if look <= until]
+    return f"{command} --steps {within[-1]}" if within else None
 
 
 def drawn_again(command: str, out: Path) -> list[Row]:
@@ -91,27 +105,35 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
     parser.add_argument("--out", type=Path, default=Path("again"))
     parser.add_argument("--seed", type=int, help="this split only; without, all")
+    parser.add_argument("--until", type=int, help="looks at up to so many steps; without, all")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(known))
     if unknown:
         parser.error(f"no table {unknown[0]!r}; there are {', '.join(known)}")
-    repeats = [repeat(name, options.out, options.seed) for name in options.names or known]
+    repeats = [repeat(name, options.out, options.seed, options.until) for name in options.names or known]
     sys.exit(not all(repeats))
 
 
-def repeat(name: str, out: Path, seed: int | None) -> bool:
+def repeat(name: str, out: Path, seed: int | None, until: int | None = None) -> bool:
     """Draw one table's rows again and say what came of each method; whether all repeat."""
-    kept = [r for r in rows(name) if seed in (None, r["seed"])]
+    kept = [r for r in rows(name) if seed in (None, r["seed"]) and (until is None or r.get("steps", 0) <= until)]
+    if not kept and until is not None:
+        sys.exit(f"{name} has no such rows of up to {until} steps; leave out --until, or give more")
     if not kept:
         there = ", ".join(str(s) for s in sorted({r["seed"] for r in rows(name)}))
         sys.exit(f"{name} has no rows of seed {seed}; there are {there}")
     asked = [c if seed is None else split_of(c, seed) for c in commands(name)]
+    asked = [c and cut_short(c, until) for c in asked]
     new = [row for i, command in enumerate(asked) if command for row in drawn_again(command, out / f"{name}-{i}")]
+    if until is not None:  # looks at a shorter run are rounded otherwise, now and then
+        there = {key(row) for row in new}
+        print(f"{name}: {sum(key(r) in there for r in kept)} of {len(kept)} rows of up to {until} steps drawn")
+        kept = [r for r in kept if key(r) in there]
     found = compared(kept, new)
     for method, again in found.items():
         print(f"{name} {method}: {again}", flush=True)
     print(f"{name}: kept rows were drawn on {where(kept)}; these on {where(new)}")
-    return all(again.same == again.total for again in found.values())
+    return bool(found) and all(again.same == again.total for again in found.values())
 
 
 if __name__ == "__main__":

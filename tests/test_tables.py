@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from benchmarks.frontier import PICTURE, drawn_from, picture
 from benchmarks.kept import SHOWN, commands, floor, keep, looked, names, rows
-from benchmarks.reproduce import compared, split_of, where
+from benchmarks.reproduce import compared, cut_short, split_of, where
 from benchmarks.tables import (
     MARK,
     NOT_WON,
@@ -30,7 +30,7 @@ from temperance.cli.verb import app
 from temperance.study import Plan
 from temperance.study.cell import run
 from temperance.study.methods import METHODS
-from temperance.study.plan import cells
+from temperance.study.plan import cells, looks
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -157,6 +157,17 @@ def test_one_split_of_a_table_is_asked_for_alone(name):
         named = [set(p.get("method") or ()) for p in params]
         assert not all(named) or methods == set.union(*named)
     assert not any(split_of(command, 99) for command in commands(name))
+
+
+def test_a_command_is_cut_at_one_of_its_looks():
+    for steps, until, cut in ((6400, 1131, 1131), (6400, 1599, 1131), (6400, 6400, 6400), (4525, 3200, 3200)):
+        asked = cut_short(f"temperance study emoji --steps {steps} --seed 11", until)
+        assert asked == f"temperance study emoji --steps {steps} --seed 11 --steps {cut}"
+        again = [min(abs(look - other) for other in looks(cut)) for look in looks(steps) if look <= until]
+        assert max(again) <= 1 and again.count(0) >= len(again) - 1  # rounded otherwise
+    assert cut_short("temperance study digits", 1000) == "temperance study digits --steps 750"
+    assert cut_short("temperance study digits", 529) is None and cut_short("temperance demo", 9) == "temperance demo"
+    assert cut_short("temperance study digits", None) == "temperance study digits"
 
 
 def test_rows_and_commands_of_several_studies_are_kept_once(tmp_path, monkeypatch):
