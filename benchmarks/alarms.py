@@ -4,12 +4,13 @@
 
 Alarms: the share of trials in which something is flagged, at a rate of .05, though nothing is copied. Real digits, of
 which some train, some are held out and the rest is judged, in pixels; emoji at 16x16, many of which have a near twin,
-with 100, 300 and 500 held out, if they are installed; and distances that follow a power law, few held out and many
-judged. Leaks: the share of trials in which more than 1 % of the members are said to be recognized at 1 % of false
-alarms, though members and others are alike, with 10 to 100 others. Intervals, 95 %: how often KID's, from two blocks,
-holds the 0 that is true; how often those of the FD ratio (1) and of KID (0) do for 50 images of few directions in
-each set; of copy AUC (.856) with 1,000 images of one kind and 3 or 10 of the other; and that of a Frechet distance
-between digits in turns of their classes, as a class-conditional model draws them.
+with 100, 300 and 500 held out, if they are installed; distances that follow a power law, few held out and many
+judged; and such distances of which 1, 3 or 5 in a hundred are near twins'. Leaks: the share of trials in which more
+than 1 % of the members are said to be recognized at 1 % of false alarms, though members and others are alike, with
+10 to 100 others. Intervals, 95 %: how often KID's, from two blocks, holds the 0 that is true; how often those of the
+FD ratio (1) and of KID (0) do for 50 images of few directions in each set; of copy AUC (.856) with 1,000 images of
+one kind and 3 or 10 of the other; and that of a Frechet distance between digits in turns of their classes, as a
+class-conditional model draws them.
 """
 
 from statistics import NormalDist
@@ -34,6 +35,7 @@ def main() -> None:
         "alarms_digits": sum(alarm(*distances(digits, 700, 300, 790, seed)) for seed in trials) / len(trials),
         **emoji(trials),
         "alarms_power_law": sum(alarm(power_law(100, s), power_law(2000, 1000 + s)) for s in trials) / len(trials),
+        **near_twins(range(3 * len(trials))),
         "kid_holds": sum(map(kid_holds, trials)) / len(trials),
         "fd_ratio_holds_few": sum(map(ratio_holds, trials)) / len(trials),
         "kid_holds_few": sum(holds(tm.kid(*few(seed)[:2]), 0) for seed in trials) / len(trials),
@@ -70,6 +72,24 @@ def emoji(trials: range) -> dict[str, float]:
 
 def power_law(m: int, seed: int, power: float = 6.0) -> Tensor:
     return torch.rand(m, generator=Generator().manual_seed(seed), dtype=torch.float64) ** (1 / power)
+
+
+def near_twins(trials: range) -> dict[str, float]:
+    """Alarms where a few distances are near twins', by their percentage, the number held out and the number judged."""
+    return {
+        f"alarms_twins_{percent}_{m}_{n}": sum(
+            alarm(*with_twins(m + n, percent / 100, seed).split([m, n])) for seed in trials
+        )
+        / len(trials)
+        for percent in (1, 3, 5)
+        for m, n in ((60, 100), (100, 100), (300, 1000))
+    }
+
+
+def with_twins(n: int, share: float, seed: int) -> Tensor:
+    """Distances that follow a power law, but for a share whose logarithm spreads evenly down to that of a millionth."""
+    which, exponent = torch.rand(2, n, generator=Generator().manual_seed(5000 + seed), dtype=torch.float64)
+    return torch.where(which < share, 10 ** (-6 * exponent), power_law(n, seed))
 
 
 def kid_holds(seed: int) -> bool:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from pictures import fields
 from temperance.auditing import KEYS, Encoded, as_json, audit, gate, write
 from temperance.auditing.comparison import side_by_side
 from temperance.auditing.sets import in_train, overlapping
@@ -189,6 +190,27 @@ def test_a_moved_copy_at_no_distance_is_listed_where_nothing_can_be_flagged():
     found = audit(TRAIN, np.concatenate([shifted, REST[:40]]), HELDOUT[:10], quality_limit=2)
     certain = [c for c in found.copies if c["distance"] == 0]
     assert found.flags["pixels"] == 0 and {c["generated"] for c in certain} <= {0, 1, 2} and certain
+
+
+def test_what_differs_in_brightness_alone_is_no_equal():
+    """Relit copies lie at distance 0 of the match, and are listed; a moved one of the same pixels is equal."""
+    train = np.concatenate([fields(40, 0), np.full((1, 16, 16, 3), 120, np.uint8)])
+    dark = fields(1, 0) // 2 + 60
+    others = [dark + 25, np.full((1, 16, 16, 3), 128, np.uint8), np.roll(train[5:6], 2, 1), train[6:7, :, ::-1]]
+    found = audit(
+        np.concatenate([train, dark]), np.concatenate([*others, fields(30, 1)]), fields(60, 2), quality_limit=2
+    )
+    assert found.identical["pixels"] == 2
+    assert {0, 2, 3} <= {c["generated"] for c in found.copies if c["distance"] == 0}
+
+
+def test_flat_images_of_other_shades_do_not_blind_the_flags():
+    """Blank tiles: one that is trained on, two of other shades held out."""
+    flat = [np.full((1, 16, 16, 3), shade, np.uint8) for shade in (120, 100, 135)]
+    train, heldout, new = fields(150, 0), fields(120, 1), np.concatenate([fields(150, 0)[:3], fields(97, 2)])
+    plain = audit(train, new, heldout, quality_limit=2)
+    mixed = audit(np.concatenate([train, flat[0]]), new, np.concatenate([heldout, *flat[1:]]), quality_limit=2)
+    assert mixed.flags == plain.flags == {"pixels": 3} and mixed.nulls["pixels"]["fewest_flags"] == 1
 
 
 def test_mirrored_copies_are_found_in_any_space():

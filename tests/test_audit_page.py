@@ -4,10 +4,11 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
-from pages import Outline, audited
+from pages import Outline, audited, measured
 from temperance import report as tr
 from temperance.report.audit_tables import MEASURES
 from temperance.report.blocks import at_most
@@ -41,7 +42,7 @@ def test_audit_page_breaks_copying_down_by_class():
 def test_audit_page_says_what_equals_a_training_image_first():
     shown = tr.audit_page(audited(identical={"pixels": 50, "dct": 1}))
     assert "In pixels: 50 equal a training image, as it is, mirrored or moved; 0 of 150" in shown.lede
-    assert "In dct: 1 equals a training image" in shown.lede
+    assert "In dct: 1 equals a training image, as it is or mirrored; 0 of 150" in shown.lede
     assert shown.tiles[0].value == "50 of 150"
     lone = tr.audit_page(audited(identical={"pixels": 50}, sizes={"train": 90, "generated": 150}, nulls={}))
     assert "90 training images; 50 equal a training image, as it is, mirrored or moved. No held-out" in lone.lede
@@ -49,7 +50,21 @@ def test_audit_page_says_what_equals_a_training_image_first():
         ("50 of 150", "equal a training image · pixels"),
         ("1 of 150", "equal a training image · dct"),
     ]
+    assert [t.detail for t in shown.tiles if "equal" in t.label] == [
+        "as it is, mirrored or moved",
+        "as it is or mirrored",
+    ]
     assert "equal" not in tr.audit_page(audited()).lede
+
+
+def test_audit_page_names_only_the_ways_that_were_looked_for():
+    """A search for plain copies tells nothing of mirrored ones, and moved ones are looked for in pixels only."""
+    settings = {"settings": {"moved": False}}
+    shown = tr.audit_page(audited(identical={"pixels": 7, "dct": 7}, provenance=settings))
+    assert "In pixels: 7 equal a training image, as it is; 0 of 150" in shown.lede and "mirrored" not in shown.lede
+    assert [t.detail for t in shown.tiles if "equal" in t.label] == ["as it is", "as it is"]
+    lone = tr.audit_page(audited(identical={"dct": 2}, sizes={"train": 90, "generated": 150}, nulls={}))
+    assert "; 2 equal a training image, as it is or mirrored. No held-out" in lone.lede
 
 
 def test_audit_page_says_how_many_could_not_be_flagged():
@@ -61,8 +76,23 @@ def test_audit_page_says_how_many_could_not_be_flagged():
         "fewer than 9 cannot be flagged",
         "flagged at the chosen rate",
     ]
-    mixed = tr.audit_page(audited(nulls={"pixels": {"heldout": 80, "identical_heldout": 60}}))
+
+
+def test_audit_page_says_where_none_can_be_flagged():
+    null = {"heldout": 40, "identical_heldout": 40, "fewest_flags": 1345}
+    shown = tr.audit_page(audited(flags={"pixels": 0, "dct": None}, nulls={"pixels": null, "dct": None}))
+    assert "; none can be flagged here." in shown.lede and "1345" not in shown.lede
+    assert [t.detail for t in shown.tiles if t.label.startswith("closer than chance")] == ["none can be flagged"]
+
+
+def test_audit_page_does_not_call_training_images_unseen():
+    copied = dict.fromkeys(MEASURES["Copying"], measured("memorized_fraction", 0.3))
+    report = audited(measurements={"pixels": copied}, nulls={"pixels": {"heldout": 80, "identical_heldout": 60}})
+    mixed = tr.audit_page(report)
     assert "80 held-out images, of which 60 are training images, went through" in mixed.lede
+    assert "30.0 % are copies by d1/d2 (held-out images: 5.0 %)" in mixed.lede
+    assert not any("unseen" in text for text in (mixed.lede, *(t.label + t.detail for t in mixed.tiles)))
+    assert "(unseen real images: 5.0 %)" in tr.audit_page(replace(report, nulls={})).lede
 
 
 @pytest.mark.parametrize(("n", "said"), [(2, "100.0"), (150, "2.0"), (500, "0.6"), (12_000, "0.025"), (7, "42.9")])

@@ -80,8 +80,10 @@ def test_collapse_sigma_of_two_far_clusters_is_that_of_a_cluster():
 
 
 def test_collapse_sigma_refuses_what_cannot_separate():
-    with pytest.raises(ValueError, match="at least 3"):
-        collapse_sigma(torch.randn(2, 4))
+    with pytest.raises(ValueError, match="between 1 and the 3 different points, got 5"):
+        collapse_sigma(torch.randn(3, 4), size=5.0)
+    two = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    assert collapse_sigma(two) == collapse_sigma(two[[0, 1, 1]]) < 5 * float((two[0] - two[1]).norm())
     with pytest.raises(ValueError, match="the same"):
         collapse_sigma(torch.ones(5, 4))
 

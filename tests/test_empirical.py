@@ -9,6 +9,7 @@ import oracle
 from clouds import DIMS, HIGH, LOW, agree, cloud, full
 from temperance.distance import neighbors
 from temperance.empirical import (
+    Tangent,
     _marginal,
     best_level,
     denoise,
@@ -264,3 +265,9 @@ def test_tangent_denoiser_is_the_gradient_of_its_log_density(sigma):
     level = full(sigma, x)
     want = gradient(lambda v: model.log_density(v, level), x)
     torch.testing.assert_close((model(x, level) - x) / sigma**2, want, rtol=1e-8, atol=1e-8)
+
+
+def test_a_level_short_is_an_error_and_no_row_is_lost():
+    tangent = Tangent(torch.randn(9, 4), neighbors(torch.randn(9, 4), 3), 0.5)
+    with pytest.raises(ValueError, match="one level for each of 10 rows, got 1"):
+        next(tangent._split(torch.randn(10, 4), torch.ones(1)))

@@ -148,6 +148,15 @@ def test_no_end_of_an_interval_is_less_than_one_different_row():
     assert m.low == 1 < m.value < 1.3
 
 
+def test_rows_of_zeros_are_all_alike():
+    found = tm.vendi_score(torch.zeros(30, 4), torch.zeros(30, 4))
+    assert (found.value, found.low, found.high, found.null) == (1, 1, 1, 1)
+    one = torch.zeros(30, 4)
+    one[0] = 1  # without it, in the jackknife, none points anywhere
+    found = tm.vendi_score(one)
+    assert (found.value, found.low) == (pytest.approx(1), 1)
+
+
 def test_vendi_score_known_answers():
     assert tm.vendi_score(torch.eye(7)).value == pytest.approx(7)
     assert tm.vendi_score(torch.ones(9, 4)).value == pytest.approx(1)

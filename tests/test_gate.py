@@ -40,6 +40,20 @@ def test_every_measure_of_a_gate_is_in_the_report(report):
     assert set(MEASURES) - {"flagged_fraction"} <= set(as_json(report)["encoders"]["pixels"])
 
 
+def test_a_gate_that_nothing_could_have_failed_does_not_pass():
+    few = as_json(audit(COLOR, COLOR[:9], UNSEEN[:9]))
+    assert few["encoders"]["pixels"]["flagged"] == 0
+    for text in ("flagged=0", "flagged_fraction=0.01"):
+        with pytest.raises(ValueError, match=f"{text} cannot be checked in pixels: with 9 held-out images nothing can"):
+            broken(few, limits([text], []))
+    assert len(broken(few, limits(["flagged=0", "identical=0"], []))) == 1  # what is beyond its limit comes first
+    seen = as_json(audit(COLOR, np.concatenate([COLOR[:40], fields(4, 2)]), np.concatenate([COLOR[:40], UNSEEN[:20]])))
+    for text in ("flagged=0", "copy_auc=0.9", "memorized_adaptive=1"):
+        with pytest.raises(ValueError, match="most held-out images are training images"):
+            broken(seen, limits([text], []))
+    assert broken(seen, limits(["identical=40"], [])) == []
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

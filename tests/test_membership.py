@@ -132,7 +132,7 @@ def test_repeats_in_the_training_set_do_not_narrow_the_test(tmp_path):
 @pytest.mark.parametrize("told", [True, False])
 def test_an_untrained_model_in_an_audit_gives_nothing_away(tmp_path, told):
     from temperance.auditing import as_json, audit, denoiser_of
-    from temperance.data import Images, to_uint8
+    from temperance.data import Images, InputWarning, to_uint8
     from temperance.report import audit_page, html
 
     train, heldout = (Images(to_uint8(x)) for x in (TRAIN, HELDOUT))
@@ -148,3 +148,7 @@ def test_an_untrained_model_in_an_audit_gives_nothing_away(tmp_path, told):
         audit(train, heldout, model=denoiser_of(tmp_path / "model", train))
     with pytest.raises(ValueError, match=r"makes images of \(channels, height, width\) \(1, 4, 4\) and train holds"):
         denoiser_of(tmp_path / "model", Images(np.zeros((3, 5, 5, 1), np.uint8)))
+    (tmp_path / "env.json").write_text(f'{{"train_sha256": "{train.fingerprint}"}}')
+    denoiser_of(tmp_path, train)
+    with pytest.warns(InputWarning, match="was trained on other images than"):
+        denoiser_of(tmp_path, heldout)

@@ -12,7 +12,10 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from rows import cdist, sets
 from temperance import metrics as tm
+from temperance.data import Images
 from temperance.distance import duplicates
+from temperance.features import Pixels
+from temperance.guard import Guard
 from temperance.metrics.interval import student
 from temperance.report import Measurement
 
@@ -36,6 +39,44 @@ def test_duplicates_in_train_do_not_hide_copies(copies):
     assert tm.memorized_fraction(often).value == 1
     torch.testing.assert_close(once.second, often.second)
     torch.testing.assert_close(tm.proximity(x, train).ratio, tm.proximity(x, doubled).ratio)
+
+
+def test_blocks_hold_as_many_rows_as_memory_allows():
+    assert [tm.block_rows(width) for width in (1, 3072, 16_384, 16_385, 196_608, 10**9)] == [4096] * 3 + [4095, 341, 64]
+    assert tm.block_rows(3072, 131) == 131
+
+
+def test_wide_rows_are_looked_up_in_smaller_blocks_to_the_same_distances(monkeypatch):
+    x, train = sets(300, 250, 12)
+    whole, sizes, real = tm.proximity(x, train), [], tm.nearest.nearest
+
+    def counted(rows, block, k):
+        sizes.append((len(rows), len(block)))
+        return real(rows, block, k)
+
+    monkeypatch.setattr(tm.nearest, "nearest", counted)
+    monkeypatch.setattr(tm.nearest, "BYTES", 4 * 12 * 100)
+    assert all(torch.equal(a, b) for a, b in zip(tm.proximity(x, train), whole))
+    assert max(sizes) == (100, 100) and len(sizes) == 9
+
+
+def test_a_guard_encodes_as_many_views_as_memory_allows(monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 8, 8, 1)).astype(np.uint8)
+    train, others = Images(pixels[:110]), Images(pixels[110:]).tensor()
+    plain = Guard(train, None, 1.0)
+    monkeypatch.setattr(tm.nearest, "BYTES", 4 * 64 * 70)
+    sizes = []
+
+    class Counting(Pixels):
+        def __call__(self, x):
+            sizes.append(len(x))
+            return super().__call__(x)
+
+    guard = Guard(train, Counting(), 1.0)
+    assert torch.equal(guard.index.whole, plain.index.whole) and torch.equal(guard.index.inner, plain.index.inner)
+    found, expected = guard.nearest(others), plain.nearest(others)
+    assert all(torch.equal(a, b) for one, other in zip(found, expected) for a, b in zip(one, other))
+    assert max(sizes) <= 70
 
 
 def test_near_duplicates_need_their_groups():

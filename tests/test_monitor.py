@@ -14,11 +14,11 @@ from scipy.stats import binom
 
 from temperance.data import Images, load
 from temperance.hub import Model
-from temperance.metrics import Proximity, wilson
+from temperance.metrics import Proximity, proximity, wilson
 from temperance.recipe import Recipe, mirror_groups, mirrored
 from temperance.run.monitor import TOLERATED, Monitor, _figures, usual_share
 from temperance.run.settings import Given, settings_from
-from temperance.run.training import _monitor, _unseen, _warn, _watched, labels_of, train_run
+from temperance.run.training import _end, _monitor, _unseen, _warn, _watched, labels_of, train_run
 from temperance.schedule import Edm
 from temperance.train import Settings, read_metrics, stopped_at
 
@@ -99,7 +99,7 @@ def test_copies_of_nearly_symmetric_images_are_seen_beside_their_mirror_images(t
 
 def test_training_on_mirror_images_is_watched_with_them_as_one(tmp_path):
     plain, both = (_monitor(IMAGES.tensor(), flips, None, Settings(), tmp_path) for flips in (False, True))
-    assert plain.group is None and len(plain.train) == len(IMAGES)
+    assert len(plain.train) == len(plain.group) == len(IMAGES)
     assert len(both.train) == 2 * len(IMAGES) and torch.equal(both.group, mirror_groups(both.train))
 
 
@@ -214,11 +214,19 @@ def test_model_folders_are_named_so_that_a_run_can_be_resumed_from_anywhere(tmp_
 def test_a_model_to_start_from_brings_its_process_and_its_network(tmp_path):
     run(tmp_path / "first", "steps=2", "process=flow")
     start = f"init={tmp_path / 'first'}"
-    for told, word in (("process=vp", "is a model of flow; leave out"), ("network=unet", "brings its own network")):
+    for told, word in (
+        ("process=vp", "is a model of process flow; leave out"),
+        ("network=unet", "brings its own network"),
+    ):
         with pytest.raises(ValueError, match=word):
             run(tmp_path / "refused", start, told)
+    run(tmp_path / "cosine", "steps=2", "process=vp", "betas=cosine")
+    with pytest.raises(ValueError, match="is a model of betas cosine; leave out betas linear"):
+        run(tmp_path / "refused", f"init={tmp_path / 'cosine'}", "betas=linear")
+    run(tmp_path / "tuned", "steps=2", f"init={tmp_path / 'cosine'}")
+    assert yaml.safe_load((tmp_path / "tuned" / "config.yaml").read_text())["betas"] == "cosine"
     (tmp_path / "vp.yaml").write_text("process: vp")
-    with pytest.raises(ValueError, match="is a model of flow; leave out"):
+    with pytest.raises(ValueError, match="is a model of process flow; leave out"):
         run(tmp_path / "refused", start, config=tmp_path / "vp.yaml")
     assert not (tmp_path / "refused").exists()
     run(tmp_path / "second", start, "steps=2")
@@ -287,7 +295,7 @@ def test_an_alarm_is_as_rare_without_copies_as_the_page_on_training_says():
 
 def test_two_copies_of_twenty_may_be_chance():
     x = torch.cat([UNSEEN.tensor()[:18], IMAGES.tensor()[:2]])
-    found = _figures(x, IMAGES.tensor(), None)
+    found = _figures(proximity(x.flatten(1), IMAGES.tensor().flatten(1)), None)
     assert found["memorized_fraction"] == 0.1 > TOLERATED > found["memorized_ci"][0] and not found["copying"]
 
 
@@ -362,3 +370,21 @@ def test_a_model_that_finds_no_room_is_one_line_that_says_what_is_left(tmp_path,
     monkeypatch.setattr("temperance.run.training.hub.save", full)
     with pytest.raises(OSError, match=rf"cannot save {tmp_path}/earlier/1: No space left on device; {left}"):
         run(tmp_path, f"checkpoint_every={every}")
+
+
+def test_copies_before_any_earlier_model_leave_the_last_one(tmp_path, capsys):
+    """As of a run that starts from a model that copies already."""
+    model = Model(torch.nn.Identity(), Edm(), (1, 8, 8), {})
+    for step in (4, 8):
+        (tmp_path / "earlier" / str(step)).mkdir(parents=True)
+    (tmp_path / "checkpoint-4").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("temperance.run.training.stopped_at", lambda _: 4)
+        patch.setattr("temperance.run.training.listed", lambda _: [tmp_path / "checkpoint-4"])
+        assert _end(tmp_path, model, Settings(on_copying="halve")) == (4, model)
+    assert "copies came before any earlier model" in capsys.readouterr().err
+
+
+def test_images_that_are_all_the_same_are_not_watched(tmp_path):
+    with pytest.raises(ValueError, match="all images are the same"):
+        _monitor(IMAGES.tensor()[:1].repeat(4, 1, 1, 1), True, None, Settings(), tmp_path)

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import warnings
@@ -19,7 +20,7 @@ from temperance.guard import Guard
 from temperance.hub import Model, load, new_denoiser, new_network, save
 from temperance.network import Parameterized
 from temperance.pipeline import TemperancePipeline, TemperanceScheduler, drawer
-from temperance.sample import Noise, adaptive, ancestral, heun, integrate
+from temperance.sample import Noise, NotConverged, adaptive, ancestral, heun, integrate
 from temperance.schedule import Edm, Vp
 
 SHAPE = (1, 8, 8)
@@ -127,6 +128,27 @@ def test_a_ddpm_run_is_a_stock_pipeline(tmp_path):
     assert type(pipe) is DDPMPipeline and pipe.scheduler.config["num_train_timesteps"] == 20
     pipe.set_progress_bar_config(disable=True)
     assert pipe(2, generators(range(2)), 4, output_type="np").images.shape == (2, 8, 8, 1)
+    by_class = Parameterized(new_network("unet", SHAPE, told=True, seed=0, classes=3), schedule, "eps").eval()
+    save(tmp_path / "classes", Model(by_class, schedule, SHAPE, {"classes": ["a", "b", "c"]}))
+    index = json.loads((tmp_path / "classes" / "model_index.json").read_text())
+    assert index["_class_name"] == "DiffusionPipeline"  # DDPMPipeline has no place for a class
+
+
+def test_a_blind_network_of_vp_is_drawn_from_as_the_command_does(tmp_path):
+    network, schedule = model(False).denoiser.network, Vp(steps=20)
+    made = Model(Parameterized(network, schedule, "v", told=False).eval(), schedule, SHAPE, {})
+    save(tmp_path / "model", made)
+    assert made.told and TemperancePipeline.of(tmp_path).scheduler.config["sampler"] == "heun"
+
+
+def test_the_limit_of_a_self_paced_sampler_is_an_option(tmp_path):
+    save(tmp_path / "model", model(False))
+    pipe = TemperancePipeline.of(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConverged)
+        few, same = images(pipe, range(2), limit=3), images(pipe, range(2), num_inference_steps=3)
+    assert torch.equal(few, same)
 
 
 def test_a_guard_stands_before_any_pipeline():

@@ -17,7 +17,7 @@ from pictures import fields
 from temperance import metrics as tm
 from temperance.auditing import as_json, audit
 from temperance.auditing.blocks import in_blocks
-from temperance.auditing.combined import combine
+from temperance.auditing.combined import combine, verdict
 from temperance.auditing.matching import Matcher, see, undone, view_name
 from temperance.auditing.planted import controls, disguises
 from temperance.data import Images
@@ -56,6 +56,11 @@ def test_a_relit_or_cropped_copy_is_nearest_to_its_source(matcher, kind):
     found = matched(matcher, disguises(Images(COLOR), 3)[kind].pixels)
     assert float((found.index == torch.arange(60)).double().mean()) >= 0.95
     assert float(found.distance.median()) < 0.5 * float(matched(matcher, UNSEEN).distance.min())
+
+
+def test_every_brightened_copy_has_its_own_shade():
+    dark = disguises(Images(np.zeros((40, 8, 8, 1), np.uint8)), 0)["brightened"].pixels
+    assert set(dark[:, 0, 0, 0].tolist()) == {0, 13}
 
 
 def test_the_view_is_named_and_undone(matcher):
@@ -260,6 +265,38 @@ def test_encoders_are_combined_by_bonferroni():
     assert [(i["generated"], i["encoder"]) for i in found["images"]] == [(0, "a"), (1, "b")]
     assert found["images"][0]["p_value"] == pytest.approx(2e-4)
     assert combine({"a": p["a"]}, Images(COLOR[:3]), 0.05) is None
+
+
+def test_an_image_that_every_encoder_flags_is_flagged_by_all_of_them():
+    """Each null can just reject one image by counting, at p 1/2000; twice that p-value could not."""
+    found = {}
+    for seed, name in enumerate(("a", "b")):
+        null = tm.fit_null(power_law(1999, seed), 100, 0.05)
+        distance = torch.cat([torch.zeros(1), power_law(99, 10 + seed).clamp(min=0.5)])
+        assert null.kind == "conformal" and tm.benjamini_hochberg(null.p(distance), 0.05).tolist()[0]
+        found[name] = null, distance
+    images = Images(np.zeros((100, 4, 4, 1), np.uint8))
+    counted = combine({name: null.p(distance) for name, (null, distance) in found.items()}, images, 0.05)
+    judged = verdict(found, images, 0.05)
+    assert counted is not None and counted["flagged"] == 0
+    assert judged is not None and (judged["flagged"], judged["fewest_flags"]) == (1, 1)
+    assert {null["kind"] for null in judged["nulls"].values()} == {"tail"}  # and it is said
+    assert judged["images"][0]["generated"] == 0 and judged["encoders"] == ["a", "b"]
+    assert verdict({"a": found["a"]}, images, 0.05) is None
+
+
+def test_the_fewest_flags_of_a_verdict_are_the_least_that_are_flagged():
+    """40 held-out images are too few for a tail: p is 1/41 at least, and twice that must be on a step."""
+    nulls = {name: tm.fit_null(power_law(40, seed), 100, 0.2) for seed, name in enumerate("ab")}
+    images = Images(np.zeros((100, 4, 4, 1), np.uint8))
+
+    def judged(copies):
+        distance = torch.cat([torch.zeros(copies), torch.full((100 - copies,), 2.0)]).double()
+        found = verdict({name: (null, distance) for name, null in nulls.items()}, images, 0.2)
+        assert found is not None
+        return found["flagged"], found["fewest_flags"]
+
+    assert judged(24) == (0, 25) and judged(25) == (25, 25)
 
 
 # Blocks: sharing and resuming -----------------------------------------------------------------------------------------

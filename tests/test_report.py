@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import math
 import re
@@ -11,10 +12,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from pages import Outline, pair
 from temperance import report as tr
+from temperance.metrics.interval import wilson
+from temperance.report import figures
 from temperance.report.blocks import between, number, percent
 from temperance.report.render import difference, picture
 
@@ -59,6 +63,21 @@ def test_intervals():
     assert between(0.1, 0.25, percent) == "10.0–25.0 %"
     assert between(-1.0, 2.0) == "−1.00 to 2.00"
     assert between(None, 1.0) == ""
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0.0, "0.0 %"), (12 / 50_000, "0.024 %"), (1 / 3_000_000, "0.000033 %"), (0.00094, "0.094 %"),
+        (0.000996, "0.1 %"), (0.0012, "0.1 %"), (0.123, "12.3 %"), (1.0, "100.0 %"), (None, "–"),
+    ],
+)  # fmt: skip
+def test_some_are_never_written_as_none(share, text):
+    assert percent(share) == text
+
+
+def test_the_interval_of_a_small_share_has_digits_too():
+    assert between(*wilson(12 / 50_000, 50_000), percent) == "0.014–0.042 %"
 
 
 def test_page_needs_no_network_and_no_script():
@@ -241,6 +260,56 @@ def test_labels_of_lines_that_end_together_do_not_cover_each_other():
     )
     places = sorted(map(float, heights))
     assert len(places) == 5 and all(b - a > 9 for a, b in zip(places, places[1:]))
+
+
+class Drawn:
+    """What a figure's labels and markers cover, in points, as matplotlib draws them."""
+
+    def __init__(self, monkeypatch):
+        self.canvas, write = None, figures._svg
+        monkeypatch.setattr(
+            figures, "_svg", lambda canvas, name: setattr(self, "canvas", canvas) or write(canvas, name)
+        )
+
+    def boxes(self):
+        self.canvas.draw_without_rendering()
+        (ax,), point = self.canvas.axes, self.canvas.dpi / 72
+        labels = [(t.get_text(), np.array(Text.get_window_extent(t).extents) / point) for t in ax.texts]
+        points = [
+            ax.transData.transform(line.get_xydata())[0] / point for line in ax.lines if len(line.get_xydata()) == 1
+        ]
+        return labels, [("marker", np.array([x - 5, y - 5, x + 5, y + 5])) for x, y in points]
+
+
+def covers(a, b):
+    return bool((np.minimum(a[2:], b[2:]) > np.maximum(a[:2], b[:2])).all())
+
+
+SEVEN = ("conditional", "unconditional", "tangent", "ambient", "temperature", "hot tangent (pc, n 100)", "early stop")
+
+
+@pytest.mark.parametrize("scale", [0.5, 6, 60])
+@pytest.mark.parametrize(
+    ("copied", "fd"),
+    [
+        ((0.95, 0.93, 0.9, 0.02, 0.01, 0.4, 0.05), (1.0, 0.98, 1.03, 1.4, 1.3, 1.2, 0.95)),
+        ((0.8, 0.75, 0.01, 0.02, 0.03, 0.3, 0.0), (1.0, 1.1, 0.9, 1.0, 1.1, 1.2, 1.3)),
+    ],
+)
+def test_names_of_a_frontier_cover_neither_markers_nor_each_other(scale, copied, fd, monkeypatch):
+    drawn = Drawn(monkeypatch)
+    points = [(name, x, scale * y, f"recall 0.{i}00", i) for i, (name, x, y) in enumerate(zip(SEVEN, copied, fd))]
+    figures.frontier(points, name="f", xlabel="x", ylabel="y", floor=0.8 * scale, null=0.001)
+    labels, markers = drawn.boxes()
+    assert len(labels) == 9 and len(markers) == 7
+    pairs = [*itertools.combinations(labels, 2), *itertools.product(labels, markers)]
+    assert [(a, b) for (a, one), (b, other) in pairs if covers(one, other)] == []
+
+
+def test_a_card_says_which_distance_is_of_the_image_as_it_is():
+    plain, moved = (dict(tr.card(p, show_difference=True).facts) for p in (pair(), pair(view="mirrored")))
+    assert plain["d1/d2"] == "0.500" and "view" not in plain
+    assert (moved["d1/d2 as it is"], moved["view"]) == ("0.500", "mirrored") and "d1/d2" not in moved
 
 
 def test_names_that_are_not_utf8_are_written_escaped(tmp_path):

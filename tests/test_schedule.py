@@ -191,3 +191,14 @@ def test_edm_for_measures_the_data():
 def test_edm_for_sees_directions_that_leave_the_sum_of_an_image_alone():
     pair = torch.tensor([[4.0, -4.0], [-4.0, 4.0]])
     assert edm_for(pair).sigma_max == pytest.approx(5 * math.sqrt(32))
+
+
+@pytest.mark.parametrize("betas", ["linear", "scaled_linear", "cosine"])
+def test_the_time_of_a_drawn_level_is_the_whole_step_that_was_drawn(betas):
+    """Who indexes a table by it cuts what is below the next whole number."""
+    schedule = Vp(betas)
+    t = torch.arange(1000.0)
+    alpha, sigma = schedule.kernel(t)
+    assert torch.equal(schedule.time(sigma / alpha), t)
+    between = schedule.kernel(t[:-1] + 0.25)
+    assert torch.allclose(schedule.time(between[1] / between[0]), t[:-1] + 0.25, atol=5e-3)

@@ -154,6 +154,12 @@ def test_a_training_set_of_one_image_is_refused_at_once():
         CopyMetric(TRAIN[:1].repeat(5, 1, 1, 1))
 
 
+def test_samples_beyond_the_range_are_cut_as_saving_them_would():
+    x = TRAIN[:20] + 0.4 * (TRAIN[:20] <= -0.9) * torch.linspace(-1, 0, 16).reshape(4, 4)
+    cut, whole = (CopyMetric(TRAIN).update(images).compute() for images in (x.clamp(-1, 1), x))
+    assert float((x - x.clamp(-1, 1)).abs().max()) > 0 and cut == whole
+
+
 def test_a_held_out_set_of_nothing_is_refused():
     with pytest.raises(ValueError, match="heldout holds no images"):
         CopyMetric(TRAIN, TRAIN[:0])

@@ -28,6 +28,11 @@ def expand(value: Shaped[Tensor, " batch"], like: Float[Tensor, "batch *shape"])
     return value.reshape(-1, *([1] * (like.ndim - 1)))
 
 
+def level(sigma: float, x: Float[Tensor, "batch *shape"]) -> Float[Tensor, " batch"]:
+    """One noise level for every row."""
+    return torch.full((len(x),), sigma, dtype=x.dtype, device=x.device)
+
+
 def elsewhere(denoiser: Denoiser, device: torch.device | str) -> Denoiser:
     """A denoiser on `device` for a caller whose images are on the CPU: they are moved there and back.
 

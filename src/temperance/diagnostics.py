@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Real
 from torch import Generator, Tensor
 
 from temperance.denoiser import Denoiser
-from temperance.distance import Neighbors, distinct, nearest
+from temperance.distance import Neighbors, distinct, duplicates, nearest
 from temperance.empirical import Posterior, noise_conditional
 from temperance.engine import EmpiricalDenoiser, Finder, displaced
 
@@ -71,15 +71,15 @@ def collapse_sigma(
     every level. Cost: about 11 evaluations of `draws` rows by the engine.
 
     Raises:
-        ValueError: for fewer than 3 points, or if all are the same.
+        ValueError: if all points are the same, or `size` is not between 1 and the number of different ones.
     """
-    if len(points) < 3:
-        raise ValueError(f"collapse_sigma needs at least 3 points, got {len(points)}")
-    crowd = _Crowd(points, draws, seed)
-    table = crowd.denoiser.table
-    spread = float((2 * table.half.sum() / max(1, table.n - 1)).sqrt())
-    if spread == 0:
+    n = int(duplicates(points).unique().numel())
+    if n < 2:
         raise ValueError("all points are the same: there is no noise level at which they separate")
+    if not 1 < size < n:
+        raise ValueError(f"size must lie between 1 and the {n} different points, got {size:g}")
+    crowd = _Crowd(points, draws, seed)
+    spread = float((2 * crowd.denoiser.table.half.sum() / (n - 1)).sqrt())
     low, high = 1e-4 * spread, 10.0 * spread
     while high / low > 1 + tolerance:
         middle = (low * high) ** 0.5

@@ -312,6 +312,8 @@ class Tangent:
     def _split(self, x: Tensor, sigma: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The rows around the points' mean and their noise levels, in float64, as many at a time as there is room."""
         _check_positive("sigma", sigma)
+        if len(sigma) != len(x):
+            raise ValueError(f"sigma must hold one level for each of {len(x)} rows, got {len(sigma)}")
         rows = max(1, self.block_bytes // (64 * self.index.numel()))
         for some, level in zip(x.split(rows), sigma.split(rows)):
             yield some.double() - self.mean, level.double()

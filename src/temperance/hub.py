@@ -12,13 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    DDPMScheduler,
-    EDMEulerScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    SchedulerMixin,
-    UNet2DModel,
-)
+from diffusers import DDPMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin, UNet2DModel
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -256,9 +250,10 @@ def _save_unet(folder: Path, unet: UNet2DModel, scheduler: SchedulerMixin | None
     if scheduler is None:
         return
     scheduler.save_pretrained(folder / "scheduler")
+    # No stock pipeline draws with the others, whose inputs are to be scaled at every step, or draws by class.
+    stock = isinstance(scheduler, DDPMScheduler) and not unet.config.get("num_class_embeds")
     index = {
-        # No stock pipeline draws unconditionally with the others, whose inputs are to be scaled at every step.
-        "_class_name": "DDPMPipeline" if isinstance(scheduler, DDPMScheduler) else "DiffusionPipeline",
+        "_class_name": "DDPMPipeline" if stock else "DiffusionPipeline",
         "unet": ["diffusers", "UNet2DModel"],
         "scheduler": ["diffusers", type(scheduler).__name__],
     }
@@ -278,6 +273,7 @@ def _mlp_config(network: ResidualMlp) -> dict[str, Any]:
         "dim": network.inward.in_features,
         "width": network.inward.out_features,
         "depth": len(network.blocks),
+        "embedding": 2 * len(network.frequencies),
         "unit": network.unit,
         "classes": network.classes,
     }

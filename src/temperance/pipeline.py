@@ -131,7 +131,7 @@ class TemperancePipeline(DiffusionPipeline):
 
         Args:
             folder: RUN or RUN/model.
-            sampler: by default `heun`, and `adaptive` for a noise-unconditional network.
+            sampler: by default `heun`, and `adaptive` for a noise-unconditional network of edm or ve.
 
         Raises:
             ValueError: if there is no UNet in the folder; the small perceptron is no diffusers model.
@@ -142,7 +142,8 @@ class TemperancePipeline(DiffusionPipeline):
             raise ValueError(f"{folder} holds no {ABOUT} with a unet; train with --set network=unet")
         about = read_json(folder / ABOUT)
         kept = {key: about[key] for key in ("denoiser", "schedule")}
-        chosen = sampler or usual(told=about["denoiser"]["told"])
+        # What stands for a noise-unconditional network of vp or flow is told its level all the same (decision 0007).
+        chosen = sampler or usual(told=about["denoiser"]["told"] or "predicts" in about["denoiser"])
         return TemperancePipeline(read_unet(folder / "unet"), TemperanceScheduler(kept, chosen))
 
     @torch.no_grad()
@@ -180,7 +181,7 @@ class TemperancePipeline(DiffusionPipeline):
         sampler, sigmas, limit = walk(name, schedule, num_inference_steps)
         size = self.unet.config["sample_size"]
         shape = (self.unet.config["in_channels"], *((size, size) if isinstance(size, int) else size))
-        x = integrate(sampler, call, shape, sigmas, noise, project=project, **options, **limit).x
+        x = integrate(sampler, call, shape, sigmas, noise, project=project, **{**limit, **options}).x
         images: Any = (x / 2 + 0.5).clamp(0, 1)
         if output_type != "pt":
             images = images.permute(0, 2, 3, 1).numpy()

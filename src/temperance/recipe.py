@@ -175,7 +175,8 @@ def prepare(
         objective = Weighted(objective, PREDICTIONS[predicts].weight)
     if known is not None:
         objective = Labeled(objective, known.repeat(2) if recipe.flips else known)
-    resolved = replace(recipe, network=kind, process=process, prediction=predicts, **chosen)
+    betas = schedule.betas if isinstance(schedule, Vp) and isinstance(schedule.betas, str) else recipe.betas
+    resolved = replace(recipe, network=kind, process=process, prediction=predicts, betas=betas, **chosen)
     decided = {name: value for name, value in chosen.items() if isinstance(getattr(recipe, name), str)}
     return Prepared(resolved, schedule, objective, denoiser, decided)
 
@@ -351,7 +352,10 @@ def fit(
 
 
 def closed_form(points: Float[Tensor, "n c h w"], name: str, k: int | Literal["auto"] = "auto") -> EmpiricalDenoiser:
-    """The denoiser that `name` converges to, with settings chosen from the points themselves.
+    """The denoiser that `name` stands for, with settings chosen from the points themselves.
+
+    Training by the objective of that name converges to the empirical and the tangent one. That of temperature tempers
+    over an image and its neighbors, this one over all images: the formula of arXiv 2601.19285, without training.
 
     `k` neighbors; `auto`: as in a `Recipe`. The empirical one needs none.
 

@@ -178,12 +178,16 @@ class Vp:
         return alpha.to(t), (level * alpha).to(t)
 
     def time(self, sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """The step, with a fraction, whose level is `sigma`; the first or the last one where the table has none."""
+        """The step, with a fraction, whose level is `sigma`; the first or the last one where the table has none.
+
+        A whole one where rounding of the level may be all that it differs by: who looks steps up in a table cuts them.
+        """
         table = self._log_level.to(sigma.device)
         wanted = sigma.double().log()
         above = torch.searchsorted(table, wanted).clamp(1, len(table) - 1)
         low, high = table[above - 1], table[above]
-        return (above - 1 + ((wanted - low) / (high - low)).clamp(0, 1)).to(sigma)
+        found = above - 1 + ((wanted - low) / (high - low)).clamp(0, 1)
+        return torch.where((found - found.round()).abs() < 1e-3, found.round(), found).to(sigma)
 
     def draw(self, n: int, generator: Generator) -> Float[Tensor, " n"]:
         """A step, each as likely as the other."""

@@ -83,7 +83,7 @@ class CopyMetric:
         if images.shape[1:] != self.shape:
             raise ValueError(f"images must be {tuple(self.shape)} as in training, got {tuple(images.shape[1:])}")
         warn_of_range(float(check_range(images, "images").min()), self.darkest, "images")
-        return tm.proximity(encode(self.encoder, images), self.train, self.group)
+        return tm.proximity(encode(self.encoder, images.clamp(-1, 1)), self.train, self.group)  # as saving it would
 
     def compute(self) -> dict[str, Float[Tensor, ""]]:
         """The figures of all images since the last reset, as float64 scalars on the CPU.

@@ -17,7 +17,7 @@ from temperance.distance import duplicates
 from temperance.features import Pixels
 from temperance.report import Measurement
 
-VERSION = 1  # of the searches below: part of the name under which unfinished work is kept
+VERSION = 2  # of the searches below: part of the name under which unfinished work is kept
 
 
 class Closeness(NamedTuple):

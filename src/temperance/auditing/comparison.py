@@ -28,7 +28,15 @@ def read_report(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no report of an audit; give the report.json that `temperance audit` wrote")
     if report["schema"] != SCHEMA:
         raise ValueError(f"{path} has schema {report['schema']}, this version reads {SCHEMA}; audit again")
+    if not _names_its_sets(report["provenance"]):
+        raise ValueError(f"{path} does not say of which images it is (provenance: sha256, images); audit again")
     return report
+
+
+def _names_its_sets(provenance: Any) -> bool:
+    """Whether fingerprints and numbers of images are there, without which two reports cannot be told apart."""
+    parts = [provenance.get(key) for key in ("sha256", "images")] if isinstance(provenance, dict) else []
+    return bool(parts) and all(isinstance(part, dict) and "generated" in part for part in parts)
 
 
 def side_by_side(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +89,7 @@ def _warnings(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
         one, other = (r["provenance"].get("settings", {}).get(key) for r in (a, b))
         if one != other:
             found.append(f"The two audits were run with different settings of {key}: {one} and {other}.")
-    for encoder in set(a["encoders"]) ^ set(b["encoders"]):
+    for encoder in sorted(set(a["encoders"]) ^ set(b["encoders"])):
         found.append(f"Only one of them used the encoder {encoder}.")
     return found
 

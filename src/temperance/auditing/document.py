@@ -17,7 +17,8 @@ def write(report: Report, out_dir: str | Path) -> tuple[Path, Path]:
         OSError: if the folder cannot be written.
     """
     out = Path(out_dir)
-    return write_page(audit_page(report), out / "report.html"), write_json(out / "report.json", as_json(report))
+    told = write_json(out / "report.json", as_json(report))  # first: the figures are there even if no page can be drawn
+    return write_page(audit_page(report), out / "report.html"), told
 
 
 def as_json(report: Report) -> dict[str, Any]:

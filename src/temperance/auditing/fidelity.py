@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from temperance import metrics as tm
 from temperance.auditing.views import Encoded
+from temperance.distance import duplicates
 from temperance.report import Measurement
 
 FEWEST = 20  # of each set for neighborhoods and likelihoods: on fewer, recall comes out too high, and fld has no null
@@ -14,15 +16,21 @@ LIKELIHOOD = 2_000  # rows of each set that enter the figures that cost n^2 in f
 
 
 def fidelity(rows: dict[str, Encoded], limit: int, seed: int) -> dict[str, Measurement]:
-    """Whole-set figures on equally many images of each set; real data's own score is the null."""
-    size = min(limit, *(len(r) for r in rows.values()))
+    """Whole-set figures on equally many images of each set; real data's own score is the null.
+
+    Equal rows of the real sets count as one: of two references the one that repeats itself would lie farther away, and
+    have a null of its own. What a model repeats is its own doing, and stays.
+    """
+    first = {key: torch.arange(len(r)) if key == "generated" else duplicates(r).unique() for key, r in rows.items()}
+    size = min(limit, *map(len, first.values()))
     if size < 2:
         return {}
-    x, train = (_sample(rows[key], size, seed) for key in ("generated", "train"))
+    x, train = (_sample(rows[key], first[key], size, seed) for key in ("generated", "train"))
     fd_train = tm.frechet_distance(x, train)
     found = {"fd_train": replace(fd_train, name="fd_train"), "kid_train": replace(tm.kid(x, train), name="kid_train")}
     found["mifid"] = tm.mifid(x, rows["train"], fd_train)
-    heldout = _sample(rows["heldout"], size, seed) if "heldout" in rows else None  # after the costliest step
+    # After the costliest step.
+    heldout = _sample(rows["heldout"], first["heldout"], size, seed) if "heldout" in rows else None
     found["vendi"] = tm.vendi_score(*(_few(v, seed) for v in (x, train if heldout is None else heldout)))
     if heldout is not None:
         return found | _against_heldout(x, train, heldout, found, rows["train"], seed)
@@ -69,5 +77,5 @@ def _few(rows: Tensor, seed: int) -> Tensor:
     return tm.subsample(rows, LIKELIHOOD, seed)  # not the first ones: sets come sorted by class
 
 
-def _sample(rows: Encoded, size: int, seed: int) -> Tensor:
-    return rows[tm.subsample(torch.arange(len(rows))[:, None].double(), size, seed)[:, 0].long()]
+def _sample(rows: Encoded, among: Int[Tensor, " m"], size: int, seed: int) -> Float[Tensor, "size f"]:
+    return rows[tm.subsample(among[:, None].double(), size, seed)[:, 0].long()]

@@ -72,15 +72,36 @@ def broken(report: dict[str, Any], given: Iterable[Limit]) -> list[str]:
     """What is beyond its limit in the content of `report.json`, one sentence each.
 
     Raises:
-        ValueError: if a measure was not taken in any encoder.
+        ValueError: if nothing is, and a measure was not taken in any encoder or could not have been beyond its limit.
     """
-    found = []
+    found, unsure = [], []
     for limit in given:
-        for encoder, value in _values(report, limit.measure).items():
+        values = _values(report, limit.measure)
+        unsure += [] if values else [_MISSING.format(limit.measure)]
+        for encoder, value in values.items():
             if value > limit.value if limit.word == "above" else value < limit.value:
                 name = limit.measure.replace("_", " ")
                 found.append(f"{name} {value:.4g} in {encoder} is {limit.word} --fail-{limit.word} {limit.text}")
+            elif reason := _blind(report, encoder, limit.measure):
+                unsure.append(f"--fail-{limit.word} {limit.text} cannot be checked in {encoder}: {reason}")
+    if unsure and not found:
+        raise ValueError("; ".join(unsure))
     return found
+
+
+_MISSING = "{} was not measured, so its limit cannot be checked; it may need --heldout or more images"
+
+
+def _blind(report: dict[str, Any], encoder: str, name: str) -> str | None:
+    """Why a measure within its limit means nothing: there are too few held-out images, or they are training images."""
+    null, images = report["encoders"][encoder]["null"], report["provenance"]["images"]
+    if null is None or name not in HELDOUT:
+        return None
+    if 2 * null["identical_heldout"] > images["heldout"]:
+        return "most held-out images are training images; hold out others"
+    if name.startswith("flagged") and null["fewest_flags"] > images["generated"]:
+        return f"with {null['heldout']} held-out images nothing can be flagged; hold out more, or judge fewer"
+    return None
 
 
 def _values(report: dict[str, Any], name: str) -> dict[str, float]:
@@ -95,8 +116,4 @@ def _values(report: dict[str, Any], name: str) -> dict[str, float]:
             value = math.inf  # nothing was extracted, so nothing that is rare
         if value is not None:
             values[encoder] = value / n if name == "flagged_fraction" else float(value)
-    if not values:
-        raise ValueError(
-            f"{name} was not measured, so its limit cannot be checked; it may need --heldout or more images"
-        )
     return values

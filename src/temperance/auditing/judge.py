@@ -11,9 +11,10 @@ from torch import Tensor
 
 from temperance.auditing.classes import by_class
 from temperance.auditing.closeness import Search, copying, flag, ranked
-from temperance.auditing.combined import combine
+from temperance.auditing.combined import verdict
 from temperance.auditing.copies import closest_pairs, distances_of, listed
 from temperance.auditing.fidelity import fidelity
+from temperance.auditing.matching import equal
 from temperance.auditing.planted import controls
 from temperance.auditing.scope import power, shared_images, tested, untested
 from temperance.auditing.sets import check, in_train, unseen
@@ -81,8 +82,8 @@ def audit(
     same = in_train(given, moved)
     sets, shared = unseen(given, same), same.get("heldout")
     report = Report({}, {}, {}, (), {}, {key: len(value) for key, value in given.items()})
-    copies, notes, p_values = [], shared_images(shared), {}
-    for encoder in encoders:
+    copies, notes, judged = [], shared_images(shared), {}
+    for encoder in {each.name: each for each in encoders}.values():
         name = encoder.name
         rows = {key: Encoded(value, encoder, progress=progress) for key, value in sets.items()}
         search = Search(rows, duplicate_radius, moved, work, progress)
@@ -103,14 +104,15 @@ def audit(
         n = len(sets["generated"])
         about = {"identical_heldout": alike, "fewest_flags": 0 if null is None else null.fewest(n, fdr)}
         report.nulls[name] = None if null is None else null.describe() | about
-        report.classes[name] = by_class(sets["train"], near.generated, near.heldout, flagged)
-        # In a coarse space different images lie at no distance from each other.
-        certain = same["generated"] | ((near.match.distance == 0) & isinstance(encoder, Pixels))
+        report.classes[name] = by_class(sets["train"], near.generated, near.heldout, flagged, near.match.index)
+        certain = same["generated"]
+        if isinstance(encoder, Pixels) and moved:
+            certain = certain | equal(sets["generated"], sets["train"], near.match)
         report.identical[name] = int(certain.sum())
         copies += listed(sets, name, near, order, null, p, flagged, certain)
         notes += power(name, n, fdr, null, flagged)
-        if p is not None:
-            p_values[name] = p
+        if null is not None:
+            judged[name] = null, near.match.distance
     copies.sort(key=lambda c: (1.0 if c["p_value"] is None else c["p_value"], c["distance"], c["ratio"]))
     settings = {
         "encoders": [e.name for e in encoders],
@@ -127,7 +129,7 @@ def audit(
         provenance=_provenance(given, seed, settings),
         tested=tested(sets, settings, fitted=any(n is not None and n["kind"] == "tail" for n in report.nulls.values())),
         untested=(*notes, *untested(sets, settings)),
-        combined=combine(p_values, sets["generated"], fdr),
+        combined=verdict(judged, sets["generated"], fdr),
         membership=() if model is None else _attack(model, sets, seed, progress),
     )
 
@@ -144,6 +146,8 @@ def _provenance(sets: dict[str, Images], seed: int, settings: dict[str, Any]) ->
         "sha256": {key: value.fingerprint for key, value in sets.items()},
         "source": {key: value.source for key, value in sets.items()},
         "images": {key: len(value) for key, value in sets.items()},
+        "shape": list(sets["train"].pixels.shape[1:]),
+        "left_out": {key: len(value.skipped) for key, value in sets.items()},
         "versions": {"python": platform.python_version(), **versions("temperance", "torch", "numpy", "scikit-learn")},
         "seed": seed,
         "settings": settings,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,6 +24,7 @@ COARSE = 8  # side of the coarse look
 POINTS = 2048  # of its blocks
 FAINT = 0.25  # squared contrast below which a coarse look is mostly noise
 GAIN, OFFSET = 1.25, 0.25  # change of contrast and of brightness (black to white: 2) that is fitted away
+FLAT = 2 / 255  # contrast, a level of gray, below which brightness is all there is, and no change of it is
 CROPS = (1, 2)
 QUALITIES = tuple(range(50, 96))
 STEP = 5  # between the qualities that are tried first; then all around the closest
@@ -161,7 +162,7 @@ class Matcher:
         a, mean = x[rows, place].double(), views.mean[rows, place].double()
         b = t[:, None].double()
         _, gain = _fit((a * a).sum(-1), (a * b).sum(-1), (b * b).sum(-1), mean, points.mean[:, None].double(), size)
-        excess = _excess(mean, gain, points.mean[:, None].double())
+        excess = _excess(mean, gain, points.mean[:, None].double(), (b * b).sum(-1), size)
         exact = ((a - gain[..., None] * b).square().sum(-1) + size * excess**2).sqrt()
         exact = (exact / TICK).round() * TICK
         first = exact.argmin(1, keepdim=True)  # the first of equals
@@ -184,6 +185,22 @@ def undone(x: Float[Tensor, "n c h w"], view: int) -> Float[Tensor, "n c h w"]:
     margin = _margin(tuple(x.shape[-2:]))
     views = _views(margin)
     return _moved(x, *views[view % len(views)], margin)
+
+
+def equal(images: Images, train: Images, match: Match) -> Bool[Tensor, " n"]:
+    """Which images equal the training image that they match, pixel by pixel, mirrored or moved.
+
+    The border that a shift may have lost is left out. Distance 0 is not enough: it allows for contrast and brightness.
+    """
+    margin = _margin(tuple(train.pixels.shape[1:3]))
+    inner = (..., slice(margin, train.pixels.shape[1] - margin), slice(margin, train.pixels.shape[2] - margin))
+    near = (match.distance == 0) & (match.view < len(_views(margin)))  # higher numbers: cropped, recoded
+    found = torch.zeros_like(near)
+    for view in match.view[near].unique().tolist():
+        rows = (near & (match.view == view)).nonzero()[:, 0]
+        moved, source = undone(images[rows].tensor(), view), train[match.index[rows]].tensor()
+        found[rows] = (moved[inner] == source[inner]).flatten(1).all(1)
+    return found
 
 
 def mirror_number(shape: tuple[int, ...]) -> int:
@@ -268,11 +285,14 @@ def _fit(xx: Tensor, xt: Tensor, tt: Tensor, x_mean: Tensor, t_mean: Tensor, siz
     """Squared distance |x - g t - b|^2 over gains g within 1/GAIN..GAIN and offsets b within OFFSET; and g."""
     gain = torch.where(tt > 1e-12, xt / tt.clamp(min=1e-12), 1.0).clamp(1 / GAIN, GAIN)
     rest = (xx - 2 * gain * xt + gain**2 * tt).clamp(min=0)
-    return rest + size * _excess(x_mean, gain, t_mean) ** 2, gain
+    return rest + size * _excess(x_mean, gain, t_mean, tt, size) ** 2, gain
 
 
-def _excess(x_mean: Tensor, gain: Tensor, t_mean: Tensor) -> Tensor:
-    return ((x_mean - gain * t_mean).abs() - OFFSET).clamp(min=0)
+def _excess(x_mean: Tensor, gain: Tensor, t_mean: Tensor, tt: Tensor, size: int) -> Tensor:
+    """The difference of brightness that is not fitted away; none is of a flat image, or all of them would be one."""
+    flat = tt < size * FLAT**2
+    gain, offset = torch.where(flat, 1.0, gain), torch.where(flat, 0.0, OFFSET)
+    return ((x_mean - gain * t_mean).abs() - offset).clamp(min=0)
 
 
 def _first_least(distance: Float[Tensor, "b k"], index: Int[Tensor, "b k"]) -> Int[Tensor, " b"]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from temperance import metrics as tm
@@ -24,7 +25,7 @@ LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 def disguises(images: Images, seed: int) -> dict[str, Images]:
-    """Copies of every kind, uint8 like any image. Shifts and qualities are drawn; borders are lost in a shift."""
+    """Copies of every kind, uint8 like any image. What is done is drawn for each; borders are lost in a shift."""
     draw = np.random.default_rng(seed)
     pixels = images.pixels
     x = images.tensor()
@@ -35,10 +36,15 @@ def disguises(images: Images, seed: int) -> dict[str, Images]:
         "shifted": _shifted(pixels, draw),
         "jpeg": recoded(pixels, 75),
         "jpeg_other": np.concatenate([recoded(p[None], int(draw.integers(60, 96))) for p in pixels]),
-        "brightened": to_uint8((x + 1) * light - 1 + draw.choice([-0.1, 0.0, 0.1])),
+        "brightened": to_uint8((x + 1) * light - 1 + _shade(len(x), draw)),
         "cropped": to_uint8(cropped(x, 1)) if min(pixels.shape[1:3]) >= 8 else np.asarray(pixels),
     }
     return {kind: Images(np.ascontiguousarray(p)) for kind, p in found.items()}
+
+
+def _shade(n: int, draw: np.random.Generator) -> Float[Tensor, "n 1 1 1"]:
+    """What is added to each image: a little light, nothing, or a little shadow."""
+    return torch.from_numpy(draw.choice([-0.1, 0.0, 0.1], (n, 1, 1, 1)).astype(np.float32))
 
 
 def _shifted(pixels: np.ndarray, draw: np.random.Generator) -> np.ndarray:

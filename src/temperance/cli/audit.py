@@ -100,7 +100,8 @@ def _summary(found: dict[str, Any]) -> list[str]:
             " (no held-out set: no null)" if null is None else f" (held-out {null:.3f}), flagged {m['flagged']} of {n}"
         )
         if m["identical"]:
-            text += f", {m['identical']} equal a training image, as it is, mirrored or moved"
+            ways = ", as it is, mirrored or moved" if name == "pixels" else ", as it is or mirrored"
+            text += f", {m['identical']} equal a training image{ways}"
         lines.append(text)
     if found["membership"]:
         lines.append(f"membership test: AUC {found['membership']['auc']:.3f} (0.5: members cannot be told)")

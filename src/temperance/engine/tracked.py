@@ -18,6 +18,7 @@ from temperance.engine.ladder import Ladder
 from temperance.engine.law import Gaussian, Law
 from temperance.engine.screen import COLUMNS, Integer
 from temperance.engine.table import Table
+from temperance.step import Step, second_order
 
 NATS = 0.2  # largest error of a logit by the bound; the actual one is some fifty times smaller
 ARRAYS = 6  # of [rows, n] floats that a step keeps
@@ -64,17 +65,6 @@ def tracked_heun(
         yield torch.cat(states)
 
 
-def plain_step(denoiser: Tracked, x: Tensor, now: float, then: float) -> Tensor:
-    """One step of `sample.heun`; two evaluations."""
-    slope = (x - denoiser(x, _level(now, x))) / now
-    ahead = x + (then - now) * slope
-    return x + (then - now) / 2 * (slope + (ahead - denoiser(ahead, _level(then, x))) / then)
-
-
-def _level(sigma: float, x: Tensor) -> Tensor:
-    return torch.full((len(x),), sigma, dtype=x.dtype, device=x.device)
-
-
 def _walk(denoiser: Tracked, axes: Integer | None, x: Tensor, sigmas: Tensor, last: bool) -> Iterator[Tensor]:
     """All steps of some rows: tracked as long as the bound holds, then plain."""
     wide = None if axes is None else _Wide(denoiser, axes, x.flatten(1))
@@ -82,26 +72,11 @@ def _walk(denoiser: Tracked, axes: Integer | None, x: Tensor, sigmas: Tensor, la
         if wide is not None and not wide.step(now, then):
             x, wide = wide.state().reshape(x.shape).to(x.dtype), None
         if wide is None:
-            x = plain_step(denoiser, x, now, then)
+            x = second_order(denoiser, x, now, then)
         if not last:
             yield x if wide is None else wide.state().reshape(x.shape).to(x.dtype)
     if last:
         yield x if wide is None else wide.state().reshape(x.shape).to(x.dtype)
-
-
-class Step(NamedTuple):
-    """A step as x' = a x + b D(x, now) + c D(ahead, then), ahead = (1 + away) x - away D(x, now)."""
-
-    a: float
-    b: float
-    c: float
-    away: float
-
-    @classmethod
-    def between(cls, now: float, then: float) -> "Step":
-        """The coefficients of Heun's method from one noise level to another."""
-        away, half = (then - now) / now, (then - now) / (2 * then)
-        return cls(1 + away / 2 + half * (1 + away), -away / 2 - half * away, -half, away)
 
 
 class _Mean(NamedTuple):

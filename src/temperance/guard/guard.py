@@ -23,7 +23,7 @@ from temperance.distance import duplicates
 from temperance.features import Dct, Encoder, LowRes, Pixels, by_name
 from temperance.guard.index import ROWS, Index, compared, index_of
 from temperance.guard.views import View, views_of
-from temperance.metrics import nearest_rows, proximity
+from temperance.metrics import block_rows, nearest_rows, proximity
 from temperance.report import COPY_RATIO
 from temperance.sample import FRESH
 
@@ -221,7 +221,8 @@ class Guard:
         chosen = [i for i, view in enumerate(self.views) if view.inner == inner]
         points = self.index.inner if inner else self.index.whole
         parts = []
-        for some in x.split(max(1, ROWS // len(chosen))):
+        rows = block_rows(math.prod(self.index.shape), ROWS)
+        for some in x.split(max(1, rows // len(chosen))):
             found = nearest_rows(self.rows(torch.cat([self.views[i].see(some) for i in chosen])), points, 1)
             distance, best = found.distance.reshape(len(chosen), len(some)).min(0)
             index = found.index.reshape(len(chosen), len(some)).gather(0, best[None])[0]

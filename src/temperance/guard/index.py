@@ -11,8 +11,9 @@ from torch.nn import functional
 from temperance.data import Images, digests
 from temperance.features import Encoder, Pixels, encode
 from temperance.guard.views import crop
+from temperance.metrics import block_rows
 
-ROWS = 4096  # images that are encoded together
+ROWS = 4096  # images that are encoded together, at most: fewer where they are large
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +42,13 @@ def index_of(train: Images, encoder: Encoder, shift: int = 2) -> Index:
     if shift < 0 or min(height, width) - 2 * shift < 4:
         raise ValueError(f"shift must leave 4x4 of {height}x{width} pixels, got {shift}; use a smaller one")
     see = crop(shift, shift, height - 2 * shift, width - 2 * shift)
-    blocks = [train[s : s + ROWS].tensor() for s in range(0, len(train), ROWS)]
-    raw = torch.cat([encode(encoder, block) for block in blocks])
-    middle = torch.cat([encode(encoder, see(block)) for block in blocks]) if shift else raw[:, :0]
+    rows = block_rows(height * width * channels, ROWS)
+    blocks = (train[s : s + rows].tensor() for s in range(0, len(train), rows))
+    seen = [
+        (encode(encoder, block), encode(encoder, see(block)) if shift else torch.empty(len(block), 0))
+        for block in blocks
+    ]
+    raw, middle = (torch.cat(column) for column in zip(*seen))
     if shift and raw.shape[1] != middle.shape[1] and not isinstance(encoder, Pixels):
         raise ValueError(
             f"encoder {encoder.name} has {raw.shape[1]} features of an image and {middle.shape[1]} of its middle; "

@@ -26,7 +26,7 @@ from temperance.metrics.extraction import DELTA, eidetic_k, extracted_fraction
 from temperance.metrics.fidelity import Quality, fd_ratio, frechet_distance, kid, quality
 from temperance.metrics.interval import jackknife, subsample, wilson, with_null
 from temperance.metrics.likelihood import fld
-from temperance.metrics.nearest import QUERIES, Proximity, nearest_rows, proximity
+from temperance.metrics.nearest import QUERIES, Proximity, block_rows, nearest_rows, proximity
 from temperance.metrics.nearness import dcr_share
 from temperance.metrics.null import Null, fit_null
 
@@ -40,6 +40,7 @@ __all__ = [
     "Rows",
     "authpct",
     "benjamini_hochberg",
+    "block_rows",
     "copy_auc",
     "cosine_distance",
     "ct_score",

@@ -14,8 +14,8 @@ CHEAP = 2e8  # cubed size of the eigenproblem up to which it is solved ten more 
 def vendi_score(x: Float[Tensor, "n f"], null: Float[Tensor, "m f"] | None = None) -> Measurement:
     """Effective number of different rows: exp of the entropy of the eigenvalues of K / n, K the cosines of all pairs.
 
-    1 if all rows point the same way, n if all are orthogonal. Higher is better, up to real data's own score at the
-    same size (it grows with n): the null. Source: Friedman & Dieng 2022 (arXiv 2210.02410), eq. 1. Interval:
+    1 if all rows point the same way or are 0, n if all are orthogonal. Higher is better, up to real data's own score
+    at the same size (it grows with n): the null. Source: Friedman & Dieng 2022 (arXiv 2210.02410), eq. 1. Interval:
     ten-fold jackknife where that is cheap. Copying all of a training set scores like the training set: this measures
     variety, not copying.
 
@@ -38,5 +38,7 @@ def _vendi(x: Tensor) -> float:
     rows = functional.normalize(x.double(), dim=1)
     gram = rows.T @ rows if len(x) > x.shape[1] else rows @ rows.T
     part = torch.linalg.eigvalsh(gram).clamp(min=0)
+    if float(part.sum()) == 0:  # rows of zeros, which point nowhere, are all alike
+        return 1.0
     part = part / part.sum()
     return float(torch.special.entr(part).sum().exp())

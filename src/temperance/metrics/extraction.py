@@ -8,7 +8,7 @@ from torch import Tensor
 
 from temperance.distance import Rows, squared
 from temperance.metrics.interval import share
-from temperance.metrics.nearest import POINTS, QUERIES, Proximity
+from temperance.metrics.nearest import POINTS, QUERIES, Proximity, block_rows
 from temperance.report import Measurement
 
 DELTA = 0.1  # of the range of a value, root mean square over the values of an image
@@ -55,7 +55,7 @@ def eidetic_k(
     if len(found) == 0:
         return None
     radius = delta * RANGE * math.sqrt(width)
-    least = min(float(_crowd(train[part], train, radius).min()) for part in found.split(QUERIES))
+    least = min(float(_crowd(train[part], train, radius).min()) for part in found.split(block_rows(width, QUERIES)))
     null = None if heldout is None else eidetic_k(heldout, train, delta=delta)
     source = "Carlini 2023, arXiv 2301.13188, def. 2"
     return Measurement("eidetic_k", least, None, None, len(found), True, source, None if null is None else null.value)
@@ -68,7 +68,8 @@ def _within(near: Proximity, width: int, delta: float) -> Bool[Tensor, " n"]:
 def _crowd(x: Float[Tensor, "n f"], train: Rows, radius: float) -> Float[Tensor, " n"]:
     """How many training points lie within the radius of each row, itself counted."""
     count = torch.zeros(len(x))
-    for start in range(0, len(train), POINTS):
-        d2 = squared(x, train[start : start + POINTS])
+    rows = block_rows(x.shape[1], POINTS)
+    for start in range(0, len(train), rows):
+        d2 = squared(x, train[start : start + rows])
         count += (d2 <= (radius * (1 + 1e-6)) ** 2).sum(1).cpu()
     return count

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from temperance.distance import Neighbors, Rows, duplicates, nearest
 
-QUERIES, POINTS = 4096, 4096  # rows and training points that are in memory at a time
+QUERIES, POINTS = 4096, 4096  # rows and training points that are in memory at a time, at most
+FEWEST, BYTES = 64, 1 << 28  # and fewer where they are wide: no less than the one, in float32 within the other
 
 
 class Proximity(NamedTuple):
@@ -24,6 +25,11 @@ class Proximity(NamedTuple):
         return self.distance / self.second
 
 
+def block_rows(width: int, most: int = POINTS) -> int:
+    """How many rows of so many numbers make a block: `most` of up to 16,384 numbers, then as many as 256 MB hold."""
+    return min(most, max(FEWEST, BYTES // (4 * max(1, width))))
+
+
 def proximity(x: Rows, train: Rows, group: Int[Tensor, " m"] | None = None) -> Proximity:
     """Distance of every row to its nearest training point and to the nearest one of another duplicate group.
 
@@ -37,12 +43,13 @@ def proximity(x: Rows, train: Rows, group: Int[Tensor, " m"] | None = None) -> P
     Raises:
         ValueError: if all training points are duplicates of each other.
 
-    Cost: 2 n m f flops; blocks of at most 4,096 points and 4,096 rows are in memory at a time.
+    Cost: 2 n m f flops; blocks of at most 4,096 points and 4,096 rows are in memory at a time (see `block_rows`).
     """
     group = duplicates(train) if group is None else group
     if len(group.unique()) < 2:
         raise ValueError(f"train holds 1 distinct image among {len(train)}; d1/d2 needs 2 distinct ones")
-    parts = [_proximity(x[start : start + QUERIES], train, group) for start in range(0, len(x), QUERIES)]
+    rows = block_rows(train[:1].shape[1], QUERIES)
+    parts = [_proximity(x[start : start + rows], train, group) for start in range(0, len(x), rows)]
     if not parts:
         raise ValueError("there are no images to compare with the training set")
     return Proximity(*(torch.cat(column) for column in zip(*parts)))
@@ -67,8 +74,9 @@ def _proximity(x: Tensor, train: Rows, group: Tensor) -> Proximity:
 def nearest_rows(x: Float[Tensor, "n f"], train: Rows, k: int) -> Neighbors:
     """The `k` nearest training points of each row, exactly, from one block of training points at a time."""
     index, distance = torch.empty(len(x), 0, dtype=torch.long), torch.empty(len(x), 0)
-    for start in range(0, len(train), POINTS):
-        block = train[start : start + POINTS]
+    rows = block_rows(x.shape[1], POINTS)
+    for start in range(0, len(train), rows):
+        block = train[start : start + rows]
         found = nearest(x, block, min(k, len(block)))
         index = torch.cat([index, found.index.cpu() + start], 1)
         distance = torch.cat([distance, found.distance.cpu()], 1)

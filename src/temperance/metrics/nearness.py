@@ -16,7 +16,8 @@ def dcr_share(
 ) -> Measurement:
     """Share of generated rows whose nearest training row is closer than their nearest held-out row; ties count half.
 
-    0.5 is right, 1 copies. Both references must be of equal size, since of more rows one lies nearer. Source:
+    0.5 is right, 1 copies. Both references must be of equal size, since of more rows one lies nearer; hand in
+    different rows (`temperance.distance.distinct`), since one that repeats some of its rows holds fewer. Source:
     distance to the closest record, Platzer & Reutterer 2021 (arXiv 2104.00635). Held-out images handed in as
     generated score 0: they lie on themselves. Interval: Wilson's, with the sample size that gives the variance over
     generated rows plus that over the references (ten-fold jackknife, conservative here): one reference row may be the

@@ -46,7 +46,8 @@ def audit_page(report: Report, *, title: str = "Does the generator hand back its
             gallery(
                 f"Closest pairs · {encoder}",
                 "Each card: a generated image, its three nearest training images with their distances, and"
-                " the absolute difference to the nearest one (black where they agree).",
+                " the absolute difference to the nearest one (black where they agree). Those of a moved or"
+                " mirrored copy are of the image laid over its match.",
                 report.pairs[encoder],
                 report.sizes["generated"],
                 show_difference=True,
@@ -71,7 +72,7 @@ def _audit_lede(report: Report) -> str:
     sizes = report.sizes
     text = f"{sizes['generated']} generated images were compared with all {sizes['train']} training images"
     if "heldout" not in sizes:
-        same = _same(max(report.identical.values(), default=0))
+        same = _same(max(report.identical, key=report.identical.__getitem__, default=""), report)
         return (
             f"{text}{'; ' if same else ''}{same}. No held-out images were given. Images that equal a training image are"
             " listed; of the others, no number here can tell a near-copy from real data that merely look alike: give a"
@@ -83,57 +84,80 @@ def _audit_lede(report: Report) -> str:
 
 def _null(report: Report) -> str:
     """Which real images the null was taken on: not those that are training images, unless most of them are."""
-    given = report.sizes["heldout"]
-    about = next((null for null in report.nulls.values() if null is not None), {"heldout": given})
-    shared = about.get("identical_heldout", 0)
-    if about["heldout"] == given and shared:
-        return f"{given} held-out images, of which {shared} are training images,"
-    return f"{about['heldout']} real images that the model never saw"
+    held, seen = _held(report), _seen(report)
+    if seen:
+        return f"{held} held-out images, of which {seen} are training images,"
+    return f"{held} real images that the model never saw"
+
+
+def _held(report: Report) -> int:
+    """How many held-out images the null was taken on."""
+    return next((null["heldout"] for null in report.nulls.values() if null), report.sizes.get("heldout", 0))
+
+
+def _seen(report: Report) -> int:
+    """How many of those are training images; 0 where they were left out."""
+    shared = next((null.get("identical_heldout", 0) for null in report.nulls.values() if null), 0)
+    return shared if _held(report) == report.sizes.get("heldout") else 0
+
+
+def _real(report: Report) -> str:
+    """What to call the images of the null."""
+    return "held-out" if _seen(report) else "unseen real"
 
 
 def _verdict(encoder: str, found: Mapping[str, Measurement], report: Report) -> str:
     m, flagged = found["memorized_fraction"], report.flags.get(encoder)
-    share = f"{percent(m.value)} are copies by d1/d2 (unseen real images: {percent(m.null)})"
+    share = f"{percent(m.value)} are copies by d1/d2 ({_real(report)} images: {percent(m.null)})"
     if m.value == 0:
         share = f"0 of {m.n} are copies by d1/d2, so {at_most(m.n)} (3/n) with 95 % confidence"
     more = "" if flagged is None else f"; {flagged} {'is' if flagged == 1 else 'are'} closer than chance allows"
-    if flagged == 0 and _blind(encoder, report):
-        more = f"; fewer than {_blind(encoder, report)} cannot be flagged here"
-    same = _same(report.identical.get(encoder, 0))
+    if flagged == 0 and (blind := _blind(encoder, report)):
+        more = f"; {blind} here"
+    same = _same(encoder, report)
     return f"In {encoder}: {same}{'; ' if same else ''}{share}{more}."
 
 
-def _same(identical: int) -> str:
+def _same(encoder: str, report: Report) -> str:
     """How many are no question of distance."""
+    identical = report.identical.get(encoder, 0)
     if identical == 0:
         return ""
-    return f"{identical} equal{'s' if identical == 1 else ''} a training image, as it is, mirrored or moved"
+    return f"{identical} equal{'s' if identical == 1 else ''} a training image, {_ways(encoder, report)}"
 
 
-def _blind(encoder: str, report: Report) -> int:
-    """How many images must be very close before one can be flagged; 0 where one is enough."""
+def _ways(encoder: str, report: Report) -> str:
+    """In which ways an image may equal a training image to be counted: moved ones are looked for in pixels only."""
+    if not report.provenance.get("settings", {}).get("moved", True):
+        return "as it is"
+    return "as it is, mirrored or moved" if encoder == "pixels" else "as it is or mirrored"
+
+
+def _blind(encoder: str, report: Report) -> str:
+    """How many images must be very close before one can be flagged, in words; nothing where one is enough."""
     fewest = (report.nulls.get(encoder) or {}).get("fewest_flags", 1)
-    return fewest if fewest > 1 else 0
+    if fewest > report.sizes["generated"]:
+        return "none can be flagged"
+    return f"fewer than {fewest} cannot be flagged" if fewest > 1 else ""
 
 
 def _audit_tiles(encoder: str, found: Mapping[str, Measurement], report: Report, several: bool) -> list[Tile]:
     m, where = found["memorized_fraction"], f" · {encoder}" if several else ""
     flagged, identical = report.flags.get(encoder), report.identical.get(encoder, 0)
     range95 = f"{between(m.low, m.high, percent)} at 95 %" if m.value else f"{at_most(m.n)} at 95 % (3/n)"
-    null = "" if m.null is None else f" · unseen real {percent(m.null)}"
+    null = "" if m.null is None else f" · {_real(report)} {percent(m.null)}"
     tiles = [Tile(percent(m.value), f"copied by d1/d2{where}", range95 + null)]
     if identical:
-        same = Tile(f"{identical} of {m.n}", f"equal a training image{where}", "as it is, mirrored or moved")
+        same = Tile(f"{identical} of {m.n}", f"equal a training image{where}", _ways(encoder, report))
         tiles.insert(0, same)
     if flagged is not None:
-        blind = _blind(encoder, report) if flagged == 0 else 0
-        detail = f"fewer than {blind} cannot be flagged" if blind else "flagged at the chosen rate"
+        detail = (_blind(encoder, report) if flagged == 0 else "") or "flagged at the chosen rate"
         tiles.append(Tile(f"{flagged} of {m.n}", f"closer than chance allows{where}", detail))
     if "copy_auc" in found:
         tiles.append(
             Tile(
                 number(found["copy_auc"].value),
-                f"closer than unseen real{where}",
+                f"closer than {_real(report)}{where}",
                 "0.5 is right, 1 is copying",
             )
         )

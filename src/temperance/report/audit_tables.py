@@ -90,6 +90,7 @@ MEASURES: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 _SHARES = ("memorized_fraction", "memorized_adaptive", "extracted_fraction", "dcr_share")
+CLASSES = 50  # rows of a table by class: a folder for each person makes thousands, and report.json has them all
 _DIRECTION = {True: "higher", False: "lower", None: "as real"}
 
 _VALUE = Column("Value", "The figure for the generated images.")
@@ -143,14 +144,19 @@ def _measure(about: tuple[str, str], m: Measurement, group: str) -> Row:
 
 
 def classes(encoder: str, rows: Sequence[Class]) -> list[Block]:
-    """Copying by class of the training set; nothing where it has no classes."""
+    """Copying by class of the training set, of many classes the worst; nothing where it has no classes."""
     if not rows:
         return []
+    shown, left = rows, ""
+    if len(rows) > CLASSES:
+        shown = sorted(rows, key=_most)[:CLASSES]
+        left = f" Those with most copies or flags, then the largest; {len(rows) - CLASSES:,} others are left out here."
     return [
         Table(
             f"By class · {encoder}",
-            "A generated image counts for the class of its nearest training image; nothing has to be known about it."
-            " Intervals are wide where there are few.",
+            "A generated image counts for the class of its nearest training image, a flag for the class of the image"
+            " that was matched; nothing has to be known about the generated one. Intervals are wide where there are"
+            f" few.{left}",
             (
                 Column("Class", "Label of the training images.", text=True),
                 Column("Training images", "How many training images have this label."),
@@ -158,11 +164,17 @@ def classes(encoder: str, rows: Sequence[Class]) -> list[Block]:
                 Column("Copied", "Share of these that are copies of one training image (d1/d2 below 1/3)."),
                 Column("95 % interval", "The range that holds the true share with 95 % confidence."),
                 Column("Real data", "The same share among unseen real images nearest to this class."),
-                Column("Flagged", "How many of them are closer than chance allows."),
+                Column("Flagged", "How many images that match one of them are closer than chance allows."),
             ),
-            tuple(Row(_class(row)) for row in rows),
+            tuple(Row(_class(row)) for row in shown),
         )
     ]
+
+
+def _most(row: Class) -> tuple[float, int]:
+    """Sorts by the number of copies or of flags, whichever is larger, then by size, largest first."""
+    copies = 0.0 if row.copied is None else row.copied.value * row.generated
+    return -max(copies, float(row.flagged or 0)), -row.train
 
 
 def _class(row: Class) -> tuple[Cell, ...]:

@@ -68,7 +68,8 @@ class Class:
     """One class of an audit: its training images, and the generated ones that lie nearest to one of them.
 
     `copied` is their memorized fraction, with the held-out images of the same kind as its null; None where there are
-    no generated ones. `flagged` is None without held-out data.
+    no generated ones. `flagged` counts those that match one of its training images, also moved; None without held-out
+    data.
     """
 
     label: str
@@ -273,8 +274,12 @@ def number(value: float | int | None) -> str:
 
 
 def percent(value: float | int | None) -> str:
-    """A share as a percentage with one decimal."""
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
+    """A share as a percentage: one decimal, below 0.1 % two digits, so that few are never written as none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    share = 100 * value
+    decimals = 1 if share == 0 or abs(share) >= 0.0995 else 1 - math.floor(math.log10(abs(share)))
+    return f"{share:.{decimals}f} %"
 
 
 def at_most(n: int) -> str:

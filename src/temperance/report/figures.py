@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from temperance.report.blocks import COPY_RATIO, Figure
+from temperance.report.blocks import COPY_RATIO, Figure, percent
 
 MARKERS = "osD^vPX*"
 HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "oo")
@@ -156,9 +156,9 @@ def frontier(
         for number, (label, x, y, small, _) in enumerate(points, 1):
             lines = [label, small] if len(points) <= NAMED else [str(number)]
             width = 5.6 * max(map(len, lines))
-            high = 13.0 * len(lines)
-            place = min(_PLACES, key=lambda p: _overlap(_box(*at(x, y), *p, width, high), taken))
-            taken.append(_box(*at(x, y), *place, width, high))
+            tall = 13.0 * len(lines)
+            place = min(_PLACES, key=lambda p: _overlap(_box(*at(x, y), *p, width, tall), taken))
+            taken.append(_box(*at(x, y), *place, width, tall))
             side = (place[1] > 0) - (place[1] < 0)
             ha, va = (("right", "center", "left")[place[0] + 1], ("top", "center", "bottom")[side + 1])
             ax.annotate(
@@ -175,7 +175,7 @@ def frontier(
             )
         _real_data(ax, floor, null)
         ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
-        alt = "; ".join(f"{p[0]}: {xlabel.lower()} {100 * p[1]:.1f} %, {ylabel.lower()} {p[2]:.3g}" for p in points)
+        alt = "; ".join(f"{p[0]}: {xlabel.lower()} {percent(p[1])}, {ylabel.lower()} {p[2]:.3g}" for p in points)
         return Figure(_svg(canvas, name), f"Scatter plot. {alt}.")
 
 

@@ -51,10 +51,11 @@ def card(pair: Pair, *, show_difference: bool) -> Card:
     for rank, near in enumerate(pair.neighbors, 1):
         alt = f"Training image {near.name}, rank {rank}, distance {number(near.distance)}"
         pictures.insert(rank, (picture(near.image), alt, number(near.distance)))
-    facts = [("d1/d2", number(pair.ratio)), ("match distance", number(pair.distance))]
+    moved = pair.view != "as it is"  # then every distance on the card is of the image moved, but the ratio is not
+    facts = [("d1/d2 as it is" if moved else "d1/d2", number(pair.ratio)), ("match distance", number(pair.distance))]
     if pair.p_value is not None:
         facts.append(("p", number(pair.p_value)))
-    if pair.view != "as it is":
+    if moved:
         facts.append(("view", pair.view))
     facts.append(("image", pair.generated))
     facts.append(("nearest", pair.neighbors[0].name))

@@ -18,8 +18,9 @@ from temperance.atomic import read_json, write_json, write_text
 from temperance.data import Images, unseen
 from temperance.data.spec import absolute
 from temperance.diagnostics import near_duplicate_share
+from temperance.distance import duplicates
 from temperance.recipe import USED_BY, Recipe, fit, mirror_groups, mirrored, prepare
-from temperance.run.earlier import keep, nearest
+from temperance.run.earlier import keep, kept, nearest
 from temperance.run.monitor import Monitor
 from temperance.run.settings import Given, settings_from
 from temperance.train import Settings, checkpoints, listed, step_of, stopped_at
@@ -57,11 +58,8 @@ def train_run(
     points = images.tensor()
     labels, classes = _labels(images, out if resume else None) if recipe.class_conditional else (None, ())
     ready = prepare(recipe, points, seed=settings.seed, labels=labels, classes=len(classes))
-    if "process" in asked and ready.recipe.process != recipe.process:
-        raise ValueError(
-            f"--init {recipe.init} is a model of {ready.recipe.process}; leave out --process {recipe.process}"
-        )
-    merged = {**vars(recipe), **vars(settings), "process": ready.recipe.process}
+    _check_init(recipe, ready.recipe, asked)
+    merged = {**vars(recipe), **vars(settings), "process": ready.recipe.process, "betas": ready.recipe.betas}
     rank, world, _ = Place.here()
     main = rank == 0
     against = None if heldout is None else _unseen(heldout, images, recipe.flips, told=main)
@@ -112,10 +110,19 @@ def _watched(settings: Settings, heldout: bool) -> Settings:
 
 
 def _monitor(points: Tensor, flips: bool, against: Tensor | None, settings: Settings, out: Path) -> Monitor:
-    if not flips:
-        return Monitor(points, against, settings, out)
-    rows = mirrored(points)
-    return Monitor(rows, against, settings, out, mirror_groups(rows))
+    rows = mirrored(points) if flips else points
+    group = mirror_groups(rows) if flips else duplicates(rows.flatten(1))
+    if len(group.unique()) < 2:
+        raise ValueError("all images are the same: copies of one of them cannot be told; do not watch for them")
+    return Monitor(rows, against, settings, out, group)
+
+
+def _check_init(given: Recipe, found: Recipe, asked: set[str]) -> None:
+    """Refuse a process that was asked for beside the model to start from, which has its own."""
+    for name in ("process", "betas"):
+        own, other = getattr(found, name), getattr(given, name)
+        if name in asked and own != other:
+            raise ValueError(f"--init {given.init} is a model of {name} {own}; leave out {name} {other}")
 
 
 def _warn(recipe: Recipe, asked: set[str], points: Tensor) -> None:
@@ -136,6 +143,9 @@ def _end(out: Path, model: hub.Model, settings: Settings) -> tuple[int, hub.Mode
     """The step and the model that a run hands over: its last one or, with `halve`, that of half of the steps."""
     copied = stopped_at(out)
     if copied is None or settings.on_copying != "halve":
+        return step_of(listed(out)[0]), model
+    if min(kept(out), default=copied) >= copied:
+        print("copies came before any earlier model was kept: the last one is handed over", file=sys.stderr)
         return step_of(listed(out)[0]), model
     half = nearest(out, copied, 1 / 2)
     return int(half.name), hub.load(half)

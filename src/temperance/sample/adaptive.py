@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from jaxtyping import Float
 from torch import Tensor
 
-from temperance.denoiser import Denoiser
+from temperance.denoiser import Denoiser, level
 from temperance.sample.noise import Noise
-from temperance.sample.sampler import check_sigmas, level, only, residual
+from temperance.sample.sampler import check_share, check_sigmas, only, residual
 
 
 def adaptive(
@@ -26,6 +26,7 @@ def adaptive(
     and last of `sigmas` matter. A row that is done stays where it is. At most `limit` evaluations.
     """
     check_sigmas(sigmas)
+    check_share("step", step, 0.0, 1.0)
     end = float(sigmas[-1])
     sigma = level(float(sigmas[0]), x)
     for _ in range(limit):

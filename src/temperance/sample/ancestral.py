@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from jaxtyping import Float
 from torch import Tensor
 
-from temperance.denoiser import Denoiser
+from temperance.denoiser import Denoiser, level
 from temperance.sample.noise import Noise
-from temperance.sample.sampler import check_share, check_sigmas, level
+from temperance.sample.sampler import check_share, check_sigmas
 
 
 def ancestral(

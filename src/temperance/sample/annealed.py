@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from jaxtyping import Float
 from torch import Tensor
 
-from temperance.denoiser import Denoiser, expand
+from temperance.denoiser import Denoiser, expand, level
 from temperance.sample.noise import Noise
-from temperance.sample.sampler import check_share, check_sigmas, level, only, residual
+from temperance.sample.sampler import check_share, check_sigmas, only, residual
 
 
 def annealed(

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from temperance.denoiser import Denoiser
 from temperance.sample.noise import Noise
-from temperance.sample.sampler import Walker, check_sigmas, level
+from temperance.sample.sampler import Walker, check_sigmas
+from temperance.step import second_order
 
 
 def heun(
@@ -18,6 +19,7 @@ def heun(
 ) -> Iterator[Tensor]:
     """Deterministic second-order steps along dx/dsigma = (x - D) / sigma (arXiv 2206.00364, alg. 1 without churn).
 
+    Between levels far apart, which `vp` and `flow` begin with, another rule of two evaluations: see `temperance.step`.
     Two evaluations a step. Written with D, not the score, so that no 1/sigma^2 is formed. `noise` is not used.
     A denoiser that is a `Walker` walks itself.
     """
@@ -26,7 +28,5 @@ def heun(
         yield from denoiser.trajectory(x, sigmas)
         return
     for now, then in zip(sigmas.tolist(), sigmas[1:].tolist()):
-        slope = (x - denoiser(x, level(now, x))) / now
-        ahead = x + (then - now) * slope
-        x = x + (then - now) / 2 * (slope + (ahead - denoiser(ahead, level(then, x))) / then)
+        x = second_order(denoiser, x, now, then)
         yield x

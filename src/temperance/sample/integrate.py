@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from temperance.denoiser import Denoiser
+from temperance.denoiser import Denoiser, level
 from temperance.sample.noise import Noise
 from temperance.sample.projected import Project, projected
-from temperance.sample.sampler import Sampler, Walker, level, residual
+from temperance.sample.sampler import Sampler, Walker, residual
 
 CONVERGED = 1.5  # largest accepted ratio of the final noise estimate to the schedule's end
 

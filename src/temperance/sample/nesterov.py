@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from jaxtyping import Float
 from torch import Tensor
 
-from temperance.denoiser import Denoiser
+from temperance.denoiser import Denoiser, level
 from temperance.sample.noise import Noise
-from temperance.sample.sampler import check_share, check_sigmas, level, only, residual
+from temperance.sample.sampler import check_share, check_sigmas, only, residual
 
 
 def nesterov(
@@ -28,6 +28,7 @@ def nesterov(
     evaluations.
     """
     check_sigmas(sigmas)
+    check_share("step", step, 0.0, 1.0)
     check_share("momentum", momentum, 0.0, 0.99)
     end = float(sigmas[-1])
     sigma = level(float(sigmas[0]), x)

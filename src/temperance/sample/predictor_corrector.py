@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from jaxtyping import Float
 from torch import Tensor
 
-from temperance.denoiser import Denoiser
+from temperance.denoiser import Denoiser, level
 from temperance.sample.ancestral import reverse_step
 from temperance.sample.noise import Noise
-from temperance.sample.sampler import check_sigmas, level
+from temperance.sample.sampler import check_sigmas
 
 
 def predictor_corrector(

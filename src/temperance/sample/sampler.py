@@ -42,11 +42,6 @@ def residual(x: Float[Tensor, "batch *shape"], denoised: Tensor) -> Float[Tensor
     return (denoised - x).flatten(1).square().mean(1).sqrt().clamp(min=1e-12)
 
 
-def level(sigma: float, x: Float[Tensor, "batch *shape"]) -> Float[Tensor, " batch"]:
-    """One noise level for every row."""
-    return torch.full((len(x),), sigma, dtype=x.dtype, device=x.device)
-
-
 def only(rows: Bool[Tensor, " batch"], new: Tensor, old: Float[Tensor, "batch *shape"]) -> Tensor:
     """`new` where a row is still moving, `old` where it is done."""
     return torch.where(expand(rows, old), new, old)

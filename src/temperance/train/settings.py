@@ -30,7 +30,7 @@ class Settings:
 
     Attributes:
         batch_size: rows of an optimizer step, over all processes and accumulated parts.
-        lr_schedule: after a linear warm-up, constant, or falling to 0 at the last step.
+        lr_schedule: after a linear warm-up, constant, or falling to 0, which a step after the last one would have.
         ema: decay a step of the moving average, once warm: step s takes min(ema, (1 + s) / (10 + s)).
         clip: largest norm of the gradient.
         weight: of each row's squared error in the denoised image. `process`: the schedule's own; `edm`:
