@@ -9,7 +9,7 @@ from pictures import fields
 from temperance.auditing import as_json, audit
 from temperance.auditing.comparison import comparison_page, read_report, side_by_side
 from temperance.auditing.gate import MEASURES, broken, limits
-from temperance.report import Table, html
+from temperance.report import Table, audit_page, html
 
 COLOR, UNSEEN = fields(60, 0), fields(150, 1)
 
@@ -34,6 +34,23 @@ def test_gates_hold_every_measure_in_every_encoder(report):
     assert len(broken(none, limits(["eidetic_k=2"], []))) == 1
     with pytest.raises(ValueError, match="eidetic_k was not measured"):
         broken({**found, "encoders": {"x": dict.fromkeys(found["encoders"]["pixels"])}}, limits(["eidetic_k=1"], []))
+
+
+def test_generated_images_that_are_held_out_are_told():
+    again = np.concatenate([UNSEEN[:5], np.ascontiguousarray(UNSEEN[5:7, :, ::-1]), COLOR[:2], fields(20, 2)])
+    found = audit(COLOR, again, np.concatenate([UNSEEN, COLOR[:1]]))
+    told = as_json(found)
+    assert told["encoders"]["pixels"]["heldout_copies"] == 7
+    assert "heldout copies 7 in pixels is above" in broken(told, limits(["heldout_copies=6"], []))[0]
+    assert "7 equal held-out images" in html(audit_page(found)) and "7 generated images equal" in html(
+        audit_page(found)
+    )
+    plain = audit(COLOR, fields(20, 2), UNSEEN)
+    assert broken(as_json(plain), limits(["heldout_copies=0"], [])) == [] and "no new images" not in html(
+        audit_page(plain)
+    )
+    with pytest.raises(ValueError, match="needs --heldout"):
+        limits(["heldout_copies=0"], [], heldout=False)
 
 
 def test_every_measure_of_a_gate_is_in_the_report(report):

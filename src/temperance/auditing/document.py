@@ -71,6 +71,7 @@ def _figures(report: Report, encoder: str) -> dict[str, Any]:
         "quality_n": found["fd_train"].n if "fd_train" in found else None,
         "flagged": report.flags[encoder],
         "identical": report.identical.get(encoder),
+        "heldout_copies": (report.nulls.get(encoder) or {}).get("heldout_copies"),
         "null": report.nulls.get(encoder),
         "fdr": report.provenance["settings"]["fdr"],
         "intervals": {key: [m.low, m.high] for key, m in found.items()},

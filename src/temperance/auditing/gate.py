@@ -12,10 +12,10 @@ SHARES = (
     *("memorized_fraction", "memorized_adaptive", "memorized_at_most", "copy_auc", "dcr_share", "extracted_fraction"),
     *("flagged_fraction", "precision", "recall", "coverage"),
 )  # between 0 and 1
-MEASURES = (*KEYS, "flagged", "flagged_fraction", "identical", "memorized_at_most")
+MEASURES = (*KEYS, "flagged", "flagged_fraction", "identical", "heldout_copies", "memorized_at_most")
 HELDOUT = (
     *("copy_auc", "memorized_adaptive", "dcr_share", "ct_score", "fd_ratio", "fd_heldout", "fd_floor", "fld"),
-    *("flagged", "flagged_fraction"),
+    *("flagged", "flagged_fraction", "heldout_copies"),
 )  # these take a held-out set
 
 

@@ -16,8 +16,8 @@ from temperance.auditing.copies import closest_pairs, distances_of, listed
 from temperance.auditing.fidelity import fidelity
 from temperance.auditing.matching import equal
 from temperance.auditing.planted import controls
-from temperance.auditing.scope import power, shared_images, tested, untested
-from temperance.auditing.sets import check, in_train, unseen
+from temperance.auditing.scope import power, repeated, shared_images, tested, untested
+from temperance.auditing.sets import check, heldout_copies, in_train, unseen
 from temperance.auditing.views import Encoded
 from temperance.data import Images
 from temperance.denoiser import Denoiser
@@ -82,13 +82,15 @@ def audit(
     same = in_train(given, moved)
     sets, shared = unseen(given, same), same.get("heldout")
     report = Report({}, {}, {}, (), {}, {key: len(value) for key, value in given.items()})
-    copies, notes, judged = [], shared_images(shared), {}
+    again = heldout_copies(sets, moved)
+    copies, notes, judged = [], shared_images(shared) + repeated(again), {}
     for encoder in {each.name: each for each in encoders}.values():
         name = encoder.name
         rows = {key: Encoded(value, encoder, progress=progress) for key, value in sets.items()}
         search = Search(rows, duplicate_radius, moved, work, progress)
         near = search.compare()
         null, p, flagged = flag(near, fdr)
+        report.nulls[name] = None
         copied = copying(search, near)
         order = ranked(near, p)
         report.pairs[name] = closest_pairs(sets, rows["train"], near, order[:SHOWN], p, flagged)
@@ -102,8 +104,9 @@ def audit(
         report.flags[name] = None if flagged is None else int(flagged.sum())
         alike = 0 if shared is None else int(shared.sum())
         n = len(sets["generated"])
-        about = {"identical_heldout": alike, "fewest_flags": 0 if null is None else null.fewest(n, fdr)}
-        report.nulls[name] = None if null is None else null.describe() | about
+        if null is not None:
+            about = {"identical_heldout": alike, "heldout_copies": again, "fewest_flags": null.fewest(n, fdr)}
+            report.nulls[name] = null.describe() | about
         report.classes[name] = by_class(sets["train"], near.generated, near.heldout, flagged, near.match.index)
         certain = same["generated"]
         if isinstance(encoder, Pixels) and moved:

@@ -34,6 +34,17 @@ def shared_images(shared: Bool[Tensor, " n"] | None) -> list[str]:
     ]
 
 
+def repeated(copies: int) -> list[str]:
+    """What it means that generated images are held-out images, in a sentence."""
+    if not copies:
+        return []
+    return [
+        f"{copies} generated images equal held-out images, pixel by pixel, as they are or mirrored: they are no new"
+        " images. Either the sets were mixed up, or the model was trained on what is held out; figures that are held against"
+        " unseen images are then too good."
+    ]
+
+
 def _fitted(name: str, n: int, fdr: float, null: tm.Null) -> list[str]:
     m = len(null.distance)
     closest = round(null.share * (m + 1)) - 1

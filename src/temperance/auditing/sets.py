@@ -57,6 +57,12 @@ def in_train(sets: dict[str, Images], mirrored: bool) -> dict[str, Bool[Tensor, 
     return {key: torch.from_numpy(among(pixels, known, mirrored=mirrored)) for key, pixels in others.items()}
 
 
+def heldout_copies(sets: dict[str, Images], mirrored: bool) -> int:
+    """How many generated images equal a held-out image that is no training image. Cost: a hash of every image."""
+    known = set(digests(sets["heldout"].pixels)) - set(digests(sets["train"].pixels)) if "heldout" in sets else set()
+    return int(among(sets["generated"].pixels, known, mirrored=mirrored).sum())
+
+
 def unseen(sets: dict[str, Images], same: dict[str, Bool[Tensor, " n"]]) -> dict[str, Images]:
     """The sets without the held-out images that are training images; with them where they are more than half of all.
 

@@ -79,6 +79,11 @@ def _audit_lede(report: Report) -> str:
             " held-out set to get p-values, the null of each figure, and distances to unseen data."
         )
     parts = [_verdict(encoder, found, report) for encoder, found in report.measurements.items()]
+    again = next((null.get("heldout_copies", 0) for null in report.nulls.values() if null), 0)
+    if again:
+        parts.append(
+            f"{again} equal held-out images: those are no new images, and quality below is too good (see notes)."
+        )
     return f"{text}; {_null(report)} went through the same test as the null. {' '.join(parts)}"
 
 
