@@ -40,7 +40,7 @@ def repeated(copies: int) -> list[str]:
         return []
     return [
         f"{copies} generated images equal held-out images, pixel by pixel, as they are or mirrored: they are no new"
-        " images. Either the sets were mixed up, or the model was trained on what is held out; figures that are held against"
+        " images. Either the sets were mixed up, or the model was trained on what is held out; figures held against"
         " unseen images are then too good."
     ]
 
