@@ -81,9 +81,7 @@ def _audit_lede(report: Report) -> str:
     parts = [_verdict(encoder, found, report) for encoder, found in report.measurements.items()]
     again = next((null.get("heldout_copies", 0) for null in report.nulls.values() if null), 0)
     if again:
-        parts.append(
-            f"{again} equal held-out images: those are no new images, and quality below is too good (see notes)."
-        )
+        parts.append(f"{again} equal held-out images: those are not new, and quality below is too good.")
     return f"{text}; {_null(report)} went through the same test as the null. {' '.join(parts)}"
 
 
