@@ -34,6 +34,7 @@ from temperance.study.advice import ACCEPTED, advise, against_early_stop, best_s
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
 MARK = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 AUGMENTED, ALL, GUIDED = "conditional/augmented", "conditional/augmented-all", "conditional/guided"
+THIRD = "conditional/augmented-all-by-third"
 BEST = "tangent/halved-exact-guided-by-eighth"
 SUMMED = {  # the default, and the other settings of README
     "tangent": "default",
@@ -43,7 +44,7 @@ SUMMED = {  # the default, and the other settings of README
 }
 BARRED = {BEST: "smoothed", AUGMENTED: "half augmented", ALL: "all augmented"}
 # What is stopped early itself.
-STOPPED = (AUGMENTED, ALL, "conditional/augmented-guided", GUIDED, "conditional/guided-by-half")
+STOPPED = (AUGMENTED, ALL, THIRD, "conditional/augmented-guided", GUIDED, "conditional/guided-by-half")
 ENOUGH = 3  # seeds for the first two tables
 WON, NOT_WON = "won", "**not won**"
 Verdict = dict[str, Any]
