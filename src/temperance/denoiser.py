@@ -52,6 +52,11 @@ def score_from_denoised(x: Tensor, denoised: Tensor, sigma: Float[Tensor, " batc
     return (denoised - x) / expand(sigma, x) ** 2
 
 
+def denoised_from_score(x: Tensor, score: Tensor, sigma: Float[Tensor, " batch"]) -> Tensor:
+    """Tweedie's formula read backwards: x + sigma^2 * score."""
+    return x + expand(sigma, x) ** 2 * score
+
+
 def eps_from_denoised(x: Tensor, denoised: Tensor, sigma: Float[Tensor, " batch"]) -> Tensor:
     """The unit noise that the denoiser believes is in x: (x - D) / sigma."""
     return (x - denoised) / expand(sigma, x)

@@ -28,6 +28,7 @@ FLAT = 2 / 255  # contrast, a level of gray, below which brightness is all there
 CROPS = (1, 2)
 QUALITIES = tuple(range(50, 96))
 STEP = 5  # between the qualities that are tried first; then all around the closest
+BLOCK = 1 << 27  # bytes of a block of images in all views, of which several are held
 SMALL = 12  # pixels: below, JPEG at low quality leaves nothing of an image, and it is not undone
 JPEG_SLACK = 1.25  # times the distance of an image to itself at the lowest quality
 TICK = 1e-5  # distances are rounded to it: below lies the rounding of sums in another order
@@ -66,7 +67,8 @@ class Matcher:
 
         Cost: 52 * 2 * 66 flops for each pair with a training image, and about 1 ms an image.
         """
-        parts = [self._block(images[s : s + 128], nearest[s : s + 128]) for s in range(0, len(nearest), 128)]
+        rows = max(1, min(128, BLOCK // (4 * len(self.views) * self.train.pixels[0].size)))
+        parts = [self._block(images[s : s + rows], nearest[s : s + rows]) for s in range(0, len(nearest), rows)]
         return Match(*(torch.cat(column) for column in zip(*parts)))
 
     def _block(self, images: Images, nearest: Tensor) -> Match:

@@ -103,6 +103,9 @@ def _summary(found: dict[str, Any]) -> list[str]:
             ways = ", as it is, mirrored or moved" if name == "pixels" else ", as it is or mirrored"
             text += f", {m['identical']} equal a training image{ways}"
         lines.append(text)
+    again = next((m["heldout_copies"] for m in found["encoders"].values()), None)
+    if again:
+        lines.append(f"{again} of {n} equal held-out images: those are not new")
     if found["membership"]:
         lines.append(f"membership test: AUC {found['membership']['auc']:.3f} (0.5: members cannot be told)")
     return lines
