@@ -222,29 +222,7 @@ def test_copycat_has_precision_without_recall():
     x, train = sets(200, 200, 2)
     q = tm.quality(train[:8].repeat(25, 1), train)
     assert q.precision.value == 1
-    assert q.recall.value < 0.2  # 8 balls that hold 4 of 200 each
-
-
-def test_recall_of_samples_that_repeat_grows_with_how_many_differ():
-    """Radii of 0 would cover nothing; balls that reach to other samples would cover the more the fewer there are."""
-    x, reference = sets(300, 300, 6)
-    recall = [tm.quality(x[:n].repeat(300 // n, 1), reference).recall.value for n in (1, 4, 20, 75, 100, 300)]
-    assert recall == sorted(recall)
-    assert recall[0] < 0.02 and recall[1] < 0.06 and 0.1 < recall[2] < 0.4 < recall[3] < 0.8 < recall[5]
-
-
-def test_equal_rows_of_the_reference_count_as_one():
-    x, reference = sets(200, 100, 6)
-    once = tm.quality(x, reference)
-    assert tm.quality(x, reference.repeat(7, 1)) == once
-    assert tm.quality(x, reference.repeat_interleave(2, 0)) == once
-
-
-@pytest.mark.parametrize("different", [1, 2, 5])
-def test_a_reference_of_few_different_rows_still_has_quality(different):
-    x, few = sets(30, different, 3)
-    q = tm.quality(torch.cat([x, few]), few.repeat(20, 1))
-    assert q.recall.n == q.coverage.n == different and q.coverage.value == 1
+    assert q.recall.value < 0.1
 
 
 @pytest.mark.parametrize("repeated", ["train", "heldout"])

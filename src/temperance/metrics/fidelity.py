@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from temperance.distance import distinct, nearest, neighbors, squared
+from temperance.distance import neighbors, squared
 from temperance.metrics.interval import Z, around, jackknife, left_out, share, student
 from temperance.report import Measurement
 
@@ -172,9 +172,8 @@ def quality(x: Float[Tensor, "n f"], reference: Float[Tensor, "m f"], *, k: int 
     5). Borders belong to the ball, so identical sets have coverage 1. All are higher-is-better, density has
     no upper limit. Wilson intervals; density: normal.
 
-    Equal rows of the reference count as one. Rows of `x` count as often as they come; what comes more than k times has
-    itself as its k-th neighbor, and its ball is that of the nearest row of the reference. (A ball that reaches to the
-    k-th other row instead widens as variety is lost: four digits then have recall .98 of all digits, and .04 as it is.)
+    As in the sources, a row that comes more than k times has a ball of radius 0, and covers what equals it: repeated
+    samples lower recall, repeated reference rows precision, density and coverage.
 
     Args:
         x: generated rows.
@@ -190,11 +189,10 @@ def quality(x: Float[Tensor, "n f"], reference: Float[Tensor, "m f"], *, k: int 
             raise ValueError(
                 f"{name} holds {len(rows)} images; k={max(k_pr, k_dc)} needs at least {max(k_pr, k_dc) + 1}"
             )
-    reference = distinct(reference)
-    own = _spacing(reference, max(k_pr, k_dc))
+    own = neighbors(reference, max(k_pr, k_dc)).distance
     slack = 1e-12 * float(reference.double().var(0).sum()) if len(reference) > 1 else 0.0
     wide, narrow = (_reach(own[:, c - 1], slack) for c in (k_pr, k_dc))
-    reach_x = _reach(_balls(x, k_pr, reference, own[:, k_pr - 1]), slack)
+    reach_x = _reach(neighbors(x, k_pr).distance[:, -1], slack)
     precise, inside = torch.zeros(len(x), dtype=torch.bool), torch.zeros(len(x))
     recalled, covered = torch.zeros(2, len(reference), dtype=torch.bool)
     for i in range(0, len(x), ROWS):
@@ -214,20 +212,6 @@ def quality(x: Float[Tensor, "n f"], reference: Float[Tensor, "m f"], *, k: int 
         Measurement("density", mean, max(0.0, mean - margin), mean + margin, len(x), True, "Naeem 2020", None),
         _proportion("coverage", covered, "Naeem 2020, arXiv 2002.09797"),
     )
-
-
-def _spacing(different: Tensor, k: int) -> Float[Tensor, "n k"]:
-    """Distances to the k nearest others, the farthest again where there are fewer, and 0 where there is none."""
-    found = neighbors(different, min(k, len(different) - 1)).distance if len(different) > 1 else torch.zeros(1, 1)
-    return torch.cat([found, found[:, -1:].expand(-1, k - found.shape[1])], 1)
-
-
-def _balls(x: Tensor, k: int, reference: Tensor, own: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    """Distance of each row to its k-th neighbor; that of the nearest reference row where it is 0."""
-    radius = neighbors(x, k).distance[:, -1]
-    repeated = (radius == 0).nonzero()[:, 0]
-    radius[repeated] = own[nearest(x[repeated], reference, 1).index[:, 0]]
-    return radius
 
 
 def _reach(radius: Tensor, slack: float) -> Tensor:
