@@ -302,6 +302,12 @@ def test_the_fewest_flags_of_a_verdict_are_the_least_that_are_flagged():
 # Blocks: sharing and resuming -----------------------------------------------------------------------------------------
 
 
+def test_blocks_of_large_images_are_shorter():
+    starts = []
+    in_blocks(200, 1, lambda rows: starts.append(rows.start) or torch.zeros(1, 1), name="a", width=3 * 512 * 512)
+    assert starts == [0, 85, 170]
+
+
 def test_finished_blocks_are_found_again_unless_they_are_damaged(tmp_path, monkeypatch):
     monkeypatch.setattr("temperance.auditing.blocks.ROWS", 10)
     done = []

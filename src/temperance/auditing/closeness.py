@@ -110,7 +110,8 @@ class Search:
 
     def _blocks(self, name: str, n: int, columns: int, part, of: str) -> Tensor:
         key = f"{name}-{self.key}{of[:16]}{int(self.moved)}"
-        return in_blocks(n, columns, part, name=key, work=self.work, progress=self.progress)
+        width = self.train.images.pixels[0].size
+        return in_blocks(n, columns, part, name=key, width=width, work=self.work, progress=self.progress)
 
 
 def flag(near: Closeness, fdr: float) -> tuple[tm.Null | None, Tensor | None, Tensor | None]:

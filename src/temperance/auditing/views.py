@@ -9,6 +9,7 @@ from torch import Tensor
 
 from temperance.data import Images
 from temperance.features import Encoder, Pixels, encode
+from temperance.metrics import block_rows
 
 View = Callable[[Tensor], Tensor]
 
@@ -40,9 +41,9 @@ class Encoded:
         return self._encode(self.images[key])
 
     def _encode(self, images: Images) -> Tensor:
-        parts = []
-        for start in range(0, len(images), 4096):
-            x = images[start : start + 4096].tensor()
+        parts, rows = [], block_rows(images.pixels[0].size) if len(images) else 1
+        for start in range(0, len(images), rows):
+            x = images[start : start + rows].tensor()
             if self.view is not None:
                 x = self.view(x)
             # uint8 pixels are finite: encode's checks and bar would cost more than the features.
