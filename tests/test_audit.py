@@ -192,6 +192,15 @@ def test_a_moved_copy_at_no_distance_is_listed_where_nothing_can_be_flagged():
     assert found.flags["pixels"] == 0 and {c["generated"] for c in certain} <= {0, 1, 2} and certain
 
 
+def test_an_encoder_that_is_named_twice_is_looked_through_once_and_sets_are_described():
+    found = audit(TRAIN, REST[:30], HELDOUT, encoders=(Pixels(), Pixels()), quality_limit=2)
+    once = audit(TRAIN, REST[:30], HELDOUT, quality_limit=2)
+    assert found.copies == once.copies and found.combined is None
+    assert found.provenance["shape"] == [8, 8, 1] and found.provenance["left_out"] == {
+        "train": 0, "generated": 0, "heldout": 0,
+    }  # fmt: skip
+
+
 def test_what_differs_in_brightness_alone_is_no_equal():
     """Relit copies lie at distance 0 of the match, and are listed; a moved one of the same pixels is equal."""
     train = np.concatenate([fields(40, 0), np.full((1, 16, 16, 3), 120, np.uint8)])

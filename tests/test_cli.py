@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
 from pictures import write
+from temperance.cli.verb import app
 from verbs import TINY, Refused, run
 
 
@@ -268,6 +270,14 @@ def test_two_reports_are_compared_without_a_connection(tmp_path: Path) -> None:
     copied = found["encoders"]["pixels"]["memorized_fraction"]
     assert (copied["a"], copied["b"], copied["difference"]) == (1, 0, -1)
     assert "Side by side" in (tmp_path / "compare.html").read_text()
+
+
+def test_offline_holds_for_whatever_could_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "WANDB_MODE")
+    for name in names:
+        monkeypatch.setenv(name, "set by the user")
+    assert CliRunner().invoke(app, ["doctor", "--offline"]).exit_code == 0
+    assert [os.environ[name] for name in names] == ["1", "1", "offline"]
 
 
 def test_help_is_quick_and_import_is_light() -> None:

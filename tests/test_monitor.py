@@ -15,7 +15,7 @@ from scipy.stats import binom
 from temperance.data import Images, load
 from temperance.hub import Model
 from temperance.metrics import Proximity, proximity, wilson
-from temperance.recipe import Recipe, mirror_groups, mirrored
+from temperance.recipe import Recipe, mirror_groups, with_mirrors
 from temperance.run.monitor import TOLERATED, Monitor, _figures, usual_share
 from temperance.run.settings import Given, settings_from
 from temperance.run.training import _end, _monitor, _unseen, _warn, _watched, labels_of, train_run
@@ -88,7 +88,7 @@ def test_copies_of_nearly_symmetric_images_are_seen_beside_their_mirror_images(t
     monkeypatch.setattr(Model, "told", property(lambda self: True))
     images = IMAGES.tensor()
     alike = images + images.flip(3) + 0.02 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    rows = mirrored(alike / 2)
+    rows = with_mirrors(alike / 2)
     copier = Model(Copier(rows + 0.005 * torch.randn(rows.shape)), Edm(), (1, 8, 8), {})
 
     def share(*groups):

@@ -20,7 +20,7 @@ from temperance.objective import (
     native,
     predict,
 )
-from temperance.recipe import mirrored, mirrored_table
+from temperance.recipe import mirrored_table, with_mirrors
 from temperance.schedule import Edm, Flow, Ve, Vp
 
 N, K = 60, 5
@@ -132,7 +132,7 @@ def test_native_targets_agree_with_diffusers():
 @pytest.mark.parametrize("name", SMOOTHED)
 def test_the_target_of_a_flipped_image_is_the_flipped_target(name, schedule, monkeypatch):
     """With the same noise, flipped: the doubled set with its mirrored table is closed under flips."""
-    points, table = mirrored(POINTS), mirrored_table(TABLE)
+    points, table = with_mirrors(POINTS), mirrored_table(TABLE)
     objective = {
         "temperature": TemperatureSmoothed(schedule, points, table, COLLAPSE),
         "temperature strength": TemperatureSmoothed(schedule, points, table, COLLAPSE, 5.0),
@@ -156,7 +156,7 @@ def test_the_target_of_a_flipped_image_is_the_flipped_target(name, schedule, mon
 
 
 def test_mirrored_distances_are_those_of_the_mirror_images():
-    points, table = mirrored(POINTS).flatten(1), mirrored_table(TABLE)
+    points, table = with_mirrors(POINTS).flatten(1), mirrored_table(TABLE)
     gap = (points[table.index] - points[:, None]).norm(dim=2)
     torch.testing.assert_close(gap, table.distance)
 

@@ -23,8 +23,8 @@ from temperance.recipe import (
     closed_form,
     fit,
     mirror_groups,
-    mirrored,
     prepare,
+    with_mirrors,
 )
 from temperance.sample import Noise, adaptive, heun, integrate
 from temperance.schedule import levels
@@ -113,7 +113,7 @@ def test_an_image_and_its_mirror_image_are_one_group():
     points = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
     points[2] = points[0].flip(2)  # a mirror image that is in the set
     points[3] = points[1]  # and a copy
-    assert mirror_groups(mirrored(points)).tolist() == [0, 1, 0, 1] * 2
+    assert mirror_groups(with_mirrors(points)).tolist() == [0, 1, 0, 1] * 2
 
 
 @pytest.mark.parametrize("flips", [False, True])

@@ -16,6 +16,7 @@ from temperance.sample import (
     STEPS,
     Noise,
     NotConverged,
+    adaptive,
     ancestral,
     annealed,
     dpm_solver,
@@ -357,6 +358,8 @@ def test_ancestral_steps_keep_the_marginal_of_a_point(eta):
     [
         (lambda x, s, z: ancestral(sheet, x, s, z, eta=1.5), "eta"),
         (lambda x, s, z: nesterov(sheet, x, s, z, momentum=1.0), "momentum"),
+        (lambda x, s, z: nesterov(sheet, x, s, z, step=1.5), "step must be between 0 and 1"),
+        (lambda x, s, z: adaptive(sheet, x, s, z, step=2.5), "step must be between 0 and 1"),
         (lambda x, s, z: annealed(sheet, x, s, z, step=2.0), "step"),
     ],
 )

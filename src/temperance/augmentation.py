@@ -1,4 +1,4 @@
-"""Images turned, stretched and shifted a little, and the numbers that say how: what a network can be told about them.
+"""Images mirrored, or turned, stretched and shifted a little; and the numbers that tell a network of the latter.
 
 A change is five numbers, standard normal where an image is changed and 0 where it is not; `SPREAD` is the size of
 each. Small, because a change has to leave an image of the same kind behind.
@@ -14,6 +14,11 @@ from torch.nn.functional import affine_grid, grid_sample
 # Standard deviations: rotation in radians, log2 of the size, log2 of width against height, shifts in half sides.
 SPREAD = (math.radians(12), 0.12, 0.12, 0.06, 0.06)
 CHANGES = len(SPREAD)
+
+
+def mirrored(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Left and right exchanged."""
+    return images.flip(-1)
 
 
 def draw_changes(n: int, share: float, generator: Generator) -> Float[Tensor, "n 5"]:

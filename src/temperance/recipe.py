@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from temperance.augmentation import CHANGES
+from temperance.augmentation import CHANGES, mirrored
 from temperance.denoiser import PREDICTIONS
 from temperance.diagnostics import PIXELS, WHEN_CUT, collapse_sigma, suggest_h, suggest_k, suggest_temperature
 from temperance.distance import Neighbors, duplicates
@@ -144,7 +144,7 @@ def prepare(
     """Resolve a recipe on its training images and build schedule, objective and network.
 
     `labels` and the number of `classes` are needed, and used, by a class-conditional recipe only. With flips, rows n to
-    2n of the objective are the mirror images (see `mirrored`).
+    2n of the objective are the mirror images (see `with_mirrors`).
 
     Cost: the neighbor table, 2 n^2 d flops, for the smoothed objectives; some seconds for `auto` values.
 
@@ -225,7 +225,7 @@ def _objective(
     flat = points.flatten(1)
     k = _count(recipe.k, flat, labels)
     table = neighbor_table(flat, k, labels=labels, space=feature_space(recipe.space, points))
-    rows, mirror = (mirrored(points), mirrored_table(table)) if recipe.flips else (points, table)
+    rows, mirror = (with_mirrors(points), mirrored_table(table)) if recipe.flips else (points, table)
     if recipe.objective == "tangent":
         h = _width(recipe.h, flat, table)
         tangent = TangentSmoothed(schedule, rows, mirror, h)
@@ -264,13 +264,13 @@ def _width(h: float | str, flat: Tensor, table: Neighbors) -> float:
     return float(h)
 
 
-def mirrored(points: Float[Tensor, "n c h w"]) -> Float[Tensor, "m c h w"]:
+def with_mirrors(points: Float[Tensor, "n c h w"]) -> Float[Tensor, "m c h w"]:
     """The images, then their mirror images: row n + i is row i flipped left to right."""
-    return torch.cat([points, points.flip(3)])
+    return torch.cat([points, mirrored(points)])
 
 
 def mirror_groups(points: Float[Tensor, "m c h w"]) -> Int[Tensor, " m"]:
-    """Duplicate groups of `mirrored` images: an image and its mirror image are one, however alike they look.
+    """Duplicate groups of images `with_mirrors`: an image and its mirror image are one, however alike they look.
 
     Else a symmetric image's own mirror image would be the second nearest to a copy of it, and d1/d2 no sign of copying.
     """
@@ -279,7 +279,7 @@ def mirror_groups(points: Float[Tensor, "m c h w"]) -> Int[Tensor, " m"]:
 
 
 def mirrored_table(table: Neighbors) -> Neighbors:
-    """The neighbor table of `mirrored` images: those of a mirror image are the mirror images of the neighbors.
+    """The neighbor table of images `with_mirrors`: those of a mirror image are the mirror images of the neighbors.
 
     Distances do not change when both images are flipped, so nothing is computed again, and the target of a flipped
     image is the flipped target. Mirror images are neighbors of each other only: smoothing never blends an image with a
@@ -337,7 +337,7 @@ def fit(
     average = train(
         ready.denoiser,
         ready.objective,
-        mirrored(points) if ready.recipe.flips else points,
+        with_mirrors(points) if ready.recipe.flips else points,
         settings,
         out=out,
         resume=resume,

@@ -7,6 +7,6 @@ blocks.
 from temperance.auditing.document import KEYS, SCHEMA, as_json, write
 from temperance.auditing.judge import audit
 from temperance.auditing.model import denoiser_of
-from temperance.auditing.views import Encoded, View, mirrored
+from temperance.auditing.views import Encoded, View
 
-__all__ = ["KEYS", "SCHEMA", "Encoded", "View", "as_json", "audit", "denoiser_of", "mirrored", "write"]
+__all__ = ["KEYS", "SCHEMA", "Encoded", "View", "as_json", "audit", "denoiser_of", "write"]

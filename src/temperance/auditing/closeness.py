@@ -11,7 +11,8 @@ from torch import Tensor
 from temperance import metrics as tm
 from temperance.auditing.blocks import in_blocks
 from temperance.auditing.matching import Match, Matcher, mirror_number
-from temperance.auditing.views import Encoded, mirrored
+from temperance.auditing.views import Encoded
+from temperance.augmentation import mirrored
 from temperance.data import Images
 from temperance.distance import duplicates
 from temperance.features import Pixels

@@ -90,7 +90,6 @@ def audit(
         search = Search(rows, duplicate_radius, moved, work, progress)
         near = search.compare()
         null, p, flagged = flag(near, fdr)
-        report.nulls[name] = None
         copied = copying(search, near)
         order = ranked(near, p)
         report.pairs[name] = closest_pairs(sets, rows["train"], near, order[:SHOWN], p, flagged)
@@ -102,11 +101,9 @@ def audit(
         del search  # its tables make room for the features of whole sets
         report.measurements[name] = copied | fidelity(rows, quality_limit, seed)
         report.flags[name] = None if flagged is None else int(flagged.sum())
-        alike = 0 if shared is None else int(shared.sum())
         n = len(sets["generated"])
-        if null is not None:
-            about = {"identical_heldout": alike, "heldout_copies": again, "fewest_flags": null.fewest(n, fdr)}
-            report.nulls[name] = null.describe() | about
+        alike = {"identical_heldout": 0 if shared is None else int(shared.sum()), "heldout_copies": again}
+        report.nulls[name] = None if null is None else null.describe() | alike | {"fewest_flags": null.fewest(n, fdr)}
         report.classes[name] = by_class(sets["train"], near.generated, near.heldout, flagged, near.match.index)
         certain = same["generated"]
         if isinstance(encoder, Pixels) and moved:

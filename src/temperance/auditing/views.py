@@ -14,11 +14,6 @@ from temperance.metrics import block_rows
 View = Callable[[Tensor], Tensor]
 
 
-def mirrored(images: Tensor) -> Tensor:
-    """[n, c, h, w], left and right exchanged."""
-    return images.flip(-1)
-
-
 @dataclass(eq=False)
 class Encoded:
     """Images as feature rows: pixels are made block by block, costlier features once."""

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from temperance.augmentation import mirrored
+
 
 class View(NamedTuple):
     """A way to look at a sample, and the part of the training images that it is held against."""
@@ -24,11 +26,6 @@ def views_of(height: int, width: int, shift: int) -> list[View]:
 
 def _same(images: Tensor) -> Tensor:
     return images
-
-
-def mirrored(images: Tensor) -> Tensor:
-    """Left and right exchanged."""
-    return images.flip(-1)
 
 
 def crop(top: int, left: int, height: int, width: int) -> Callable[[Tensor], Tensor]:

@@ -89,8 +89,8 @@ def _cheap(*sets: Tensor) -> bool:
 def _moments(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """The mean, and an R of at most n and at most f rows with R^T R = covariance, in float64.
 
-    Centered rows are one where they are no more than their numbers; else it comes by streaming QR, 2 n f^2 flops and
-    half as many again for every `ROWS` or fewer of f.
+    Centered rows are one where they are no more than their numbers; else it comes by streaming QR of b rows at a time,
+    2 n f^2 (1 + f / b) flops.
     """
     if len(x) < 2:
         raise ValueError(f"{name} holds {len(x)} image; a Frechet distance needs at least 2")

@@ -119,11 +119,9 @@ def _shift(space: Encoder, train: Images) -> int:
         return shift
     if isinstance(space, Classifier):
         return 0
-    image = train[:1].tensor()
+    image, inner = train[:1].tensor(), crop(shift, shift, height - 2 * shift, width - 2 * shift)
     try:
-        whole, middle = (
-            encode(space, x) for x in (image, crop(shift, shift, height - 2 * shift, width - 2 * shift)(image))
-        )
+        whole, middle = encode(space, image), encode(space, inner(image))
     except (ValueError, RuntimeError):  # a network of one input size
         return 0
     return shift if whole.shape == middle.shape else 0

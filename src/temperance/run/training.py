@@ -19,7 +19,7 @@ from temperance.data import Images, unseen
 from temperance.data.spec import absolute
 from temperance.diagnostics import near_duplicate_share
 from temperance.distance import duplicates
-from temperance.recipe import USED_BY, Recipe, fit, mirror_groups, mirrored, prepare
+from temperance.recipe import USED_BY, Recipe, fit, mirror_groups, prepare, with_mirrors
 from temperance.run.earlier import keep, kept, nearest
 from temperance.run.monitor import Monitor
 from temperance.run.settings import Given, settings_from
@@ -110,7 +110,7 @@ def _watched(settings: Settings, heldout: bool) -> Settings:
 
 
 def _monitor(points: Tensor, flips: bool, against: Tensor | None, settings: Settings, out: Path) -> Monitor:
-    rows = mirrored(points) if flips else points
+    rows = with_mirrors(points) if flips else points
     group = mirror_groups(rows) if flips else duplicates(rows.flatten(1))
     if len(group.unique()) < 2:
         raise ValueError("all images are the same: copies of one of them cannot be told; do not watch for them")

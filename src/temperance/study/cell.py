@@ -18,7 +18,7 @@ from temperance.autoguidance import Autoguided
 from temperance.data import Images, load, split, unlike
 from temperance.hub import Model
 from temperance.metrics import proximity
-from temperance.recipe import Prepared, Recipe, closed_form, fit, mirror_groups, mirrored, prepare
+from temperance.recipe import Prepared, Recipe, closed_form, fit, mirror_groups, prepare, with_mirrors
 from temperance.sample import SAMPLERS, usual
 from temperance.schedule import edm_for
 from temperance.scorecard import Yardstick, yardstick
@@ -195,7 +195,7 @@ def _trained(
 
 def _with_mirrors(against: Yardstick) -> Yardstick:
     """The same for training on mirror images too: a copy of one is a copy."""
-    rows = mirrored(against.train)
+    rows = with_mirrors(against.train)
     group = mirror_groups(rows)
     near = proximity(against.heldout.flatten(1), rows.flatten(1), group)
     return replace(against, train=rows, group=group, null=near)
