@@ -16,8 +16,7 @@ from torch import nn
 
 from temperance.atomic import is_complete
 from temperance.denoiser import PREDICTIONS
-from temperance.hub import Model, Unet, load, new_denoiser, new_network, process_of, save
-from temperance.network import Parameterized
+from temperance.hub import Model, load, new_denoiser, new_network, process_of, save
 from temperance.sample import FRESH
 from temperance.schedule import Edm, Flow, Ve, Vp, levels
 
@@ -272,65 +271,6 @@ def test_a_network_is_built_again_from_a_folder_with_fresh_weights(tmp_path, kin
         new_network(str(tmp_path), (3, 16, 16), told=True, seed=0)
 
 
-# ---- models of others ----
-
-
-def foreign(prediction):
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-    ).eval()
-    return unet, DDPMScheduler(num_train_timesteps=1000, prediction_type=prediction, clip_sample=False)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
-@pytest.mark.parametrize("t", [0, 7, 500, 999])
-def test_a_diffusers_model_denoises_as_its_scheduler_says(tmp_path, prediction, t):
-    unet, scheduler = foreign(prediction)
-    unet.save_pretrained(tmp_path / "unet")
-    scheduler.save_pretrained(tmp_path / "scheduler")
-    model = load(tmp_path)
-    assert model.told and model.shape == SHAPE and isinstance(model.denoiser, Parameterized)
-    bar = scheduler.alphas_cumprod[t]
-    sigma = ((1 - bar) / bar).sqrt()
-    y = bar.sqrt() * X  # the variance-preserving image of x = mu + sigma eps
-    out = unet(y, torch.full((3,), t)).sample
-    want = scheduler.step(out, t, y).pred_original_sample
-    got = model.denoiser(X, sigma.expand(3))
-    torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3 * (1 + float(sigma)))
-
-
-@torch.no_grad()
-def test_times_between_the_models_own_are_interpolated():
-    unet, scheduler = foreign("sample")
-    seen = []
-    unet.register_forward_hook(lambda module, args, out: seen.append(args[1]))
-    denoiser = Parameterized(Unet(unet, told=True), process_of(dict(scheduler.config))[0], "denoised")
-    bar = scheduler.alphas_cumprod.double()
-    table = ((1 - bar) / bar).log() / 2
-    between = (0.75 * table[41] + 0.25 * table[42]).exp()
-    denoiser(X, torch.stack([between, table[0].exp() / 9, table[-1].exp() * 9]).float())
-    assert seen[0].tolist() == pytest.approx([41.25, 0, 999], abs=1e-2)
-
-
-def test_the_levels_of_a_diffusers_model_are_its_own(tmp_path):
-    unet, scheduler = foreign("epsilon")
-    unet.save_pretrained(tmp_path / "unet")
-    scheduler.save_pretrained(tmp_path / "scheduler")
-    bar = scheduler.alphas_cumprod.double()
-    sigma = ((1 - bar) / bar).sqrt()
-    ends = levels(load(tmp_path).schedule, 2).tolist()
-    assert ends == pytest.approx([float(sigma[-1]), float(sigma[0])], rel=1e-3)
-
-
 # ---- errors ----
 
 
@@ -349,34 +289,6 @@ def test_what_is_not_a_model_is_refused(tmp_path):
         process_of(dict(v.config) | {"_class_name": "EDMEulerScheduler"})
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "said"),
-    [
-        ("_class_name", "UNet2DConditionModel", "only a UNet2DModel"),
-        ("sample_size", None, "no sample_size"),
-        ("out_channels", 2, "a learned variance cannot be used"),
-    ],
-)
-def test_a_diffusers_folder_that_is_of_no_use_says_why(tmp_path, key, value, said):
-    unet, scheduler = foreign("epsilon")
-    unet.save_pretrained(tmp_path / "unet")
-    scheduler.save_pretrained(tmp_path / "scheduler")
-    config = tmp_path / "unet" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {key: value}))
-    with pytest.raises(ValueError, match=said):
-        load(tmp_path)
-
-
-def test_a_latent_model_is_refused(tmp_path):
-    unet, scheduler = foreign("epsilon")
-    unet.save_pretrained(tmp_path / "unet")
-    scheduler.save_pretrained(tmp_path / "scheduler")
-    load(tmp_path)
-    (tmp_path / "vqvae").mkdir()
-    with pytest.raises(ValueError, match="has a vqvae"):
-        load(tmp_path)
-
-
 def test_networks_that_cannot_be_made_are_refused():
     with pytest.raises(ValueError, match="mlp, unet"):
         new_network("resnet", SHAPE, told=True, seed=0)
@@ -385,10 +297,35 @@ def test_networks_that_cannot_be_made_are_refused():
             new_network("unet", shape, told=True, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("denoiser", "said"),
+    [
+        (nn.Identity(), "a Identity cannot be saved; save the models"),
+        (new_denoiser(nn.Identity(), POINTS, told=True), "a Identity cannot be saved; only a Unet"),
+    ],
+)
+def test_what_others_made_is_not_saved(tmp_path, denoiser, said):
+    model = Model(denoiser, Edm(), SHAPE, {})
+    with pytest.raises(ValueError, match=said):
+        save(tmp_path / "model", model)
+    assert not (tmp_path / "model").exists()
+
+
+class Linear:
+    """A schedule of one's own: sigma = t."""
+
+    kernel = time = draw = grid = weight = staticmethod(lambda *given: (torch.ones(2), torch.ones(2)))
+
+
+def test_a_schedule_of_ones_own_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="a Linear cannot be saved; only Edm, Ve, Vp and Flow"):
+        save(tmp_path / "model", Model(make("mlp", True).denoiser, Linear(), SHAPE, {}))
+
+
 def test_a_failing_save_leaves_the_old_model(tmp_path, monkeypatch):
     model = make("mlp", True)
     save(tmp_path / "model", model)
-    monkeypatch.setattr("temperance.hub.save_file", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("temperance.hub.folder.save_file", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         save(tmp_path / "model", make("mlp", False))
     assert load(tmp_path).told

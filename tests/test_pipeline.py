@@ -75,6 +75,16 @@ def test_diffusers_loads_what_it_saved(run):
     assert torch.equal(images(pipe, range(2)), images(back, range(2)))
 
 
+@torch.no_grad()
+def test_a_saved_pipeline_is_a_model_too(run):
+    folder, pipe, made = run
+    pipe.save_pretrained(folder / "pipe")
+    back = load(folder / "pipe")
+    assert (back.told, back.schedule, back.shape) == (made.told, made.schedule, made.shape)
+    x, sigma = POINTS[:2], torch.tensor([0.2, 2.0])
+    assert torch.equal(back.denoiser(x, sigma), made.denoiser(x, sigma))
+
+
 @pytest.mark.filterwarnings("ignore::temperance.sample.NotConverged")
 def test_a_generator_decides_its_own_image(run):
     _, pipe, _ = run

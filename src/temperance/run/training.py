@@ -67,6 +67,7 @@ def train_run(
     monitor = _monitor(points, recipe.flips, against, settings, out) if look else None
     if main:
         _warn(recipe, asked, points)
+        _warn_of_classes(recipe, classes)
 
     def begin() -> None:
         apart = None if heldout is None else absolute(heldout.source)
@@ -137,6 +138,15 @@ def _warn(recipe: Recipe, asked: set[str], points: Tensor) -> None:
             " are not counted as such while training; temperance analyze lists them",
             file=sys.stderr,
         )
+
+
+def _warn_of_classes(recipe: Recipe, classes: tuple[str, ...]) -> None:
+    """Say whose places the classes take in the model to start from; one of others may name none."""
+    known = hub.load(Path(recipe.init)) if recipe.init and classes else None
+    if known is None or known.about.get("source") == "diffusers" or known.classes == classes:
+        return
+    i = next(i for i, (one, other) in enumerate(zip(known.classes, classes, strict=True)) if one != other)
+    print(f"--init {recipe.init} has other classes: {known.classes[i]} becomes {classes[i]}, and so on", file=sys.stderr)
 
 
 def _end(out: Path, model: hub.Model, settings: Settings) -> tuple[int, hub.Model]:
