@@ -145,8 +145,8 @@ def _warn_of_classes(recipe: Recipe, classes: tuple[str, ...]) -> None:
     known = hub.load(Path(recipe.init)) if recipe.init and classes else None
     if known is None or known.about.get("source") == "diffusers" or known.classes == classes:
         return
-    i = next(i for i, (one, other) in enumerate(zip(known.classes, classes, strict=True)) if one != other)
-    print(f"--init {recipe.init} has other classes: {known.classes[i]} becomes {classes[i]}, and so on", file=sys.stderr)
+    old, new = next(pair for pair in zip(known.classes, classes, strict=True) if pair[0] != pair[1])
+    print(f"--init {recipe.init} has other classes: {old} becomes {new}, and so on", file=sys.stderr)
 
 
 def _end(out: Path, model: hub.Model, settings: Settings) -> tuple[int, hub.Model]:
