@@ -2,30 +2,22 @@
 
 import platform
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from temperance.auditing.classes import by_class
-from temperance.auditing.closeness import Search, copying, flag, ranked
 from temperance.auditing.combined import verdict
-from temperance.auditing.copies import closest_pairs, distances_of, listed
-from temperance.auditing.fidelity import fidelity
-from temperance.auditing.matching import equal
-from temperance.auditing.planted import controls
-from temperance.auditing.scope import power, repeated, shared_images, tested, untested
+from temperance.auditing.scope import repeated, shared_images, tested, untested
 from temperance.auditing.sets import check, heldout_copies, in_train, unseen
-from temperance.auditing.views import Encoded
+from temperance.auditing.space import Asked, in_space
 from temperance.data import Images
 from temperance.denoiser import Denoiser
 from temperance.distance import duplicates
 from temperance.features import Encoder, Pixels
 from temperance.membership import membership
 from temperance.report import Measurement, Report
-from temperance.report.render import SHOWN
 from temperance.versions import versions
 
 
@@ -81,39 +73,11 @@ def audit(
         raise ValueError("a membership test needs non-members: give held-out images with the model")
     same = in_train(given, moved)
     sets, shared = unseen(given, same), same.get("heldout")
-    report = Report({}, {}, {}, (), {}, {key: len(value) for key, value in given.items()})
     again = heldout_copies(sets, moved)
-    copies, notes, judged = [], shared_images(shared) + repeated(again), {}
-    for encoder in {each.name: each for each in encoders}.values():
-        name = encoder.name
-        rows = {key: Encoded(value, encoder, progress=progress) for key, value in sets.items()}
-        search = Search(rows, duplicate_radius, moved, work, progress)
-        near = search.compare()
-        null, p, flagged = flag(near, fdr)
-        copied = copying(search, near)
-        order = ranked(near, p)
-        report.pairs[name] = closest_pairs(sets, rows["train"], near, order[:SHOWN], p, flagged)
-        report.distances[name] = {"generated": distances_of(near.generated)}
-        report.planted[name] = None
-        if near.heldout is not None and null is not None:
-            report.distances[name]["heldout"] = distances_of(near.heldout)
-            report.planted[name] = controls(sets["train"], null.distance, near.group, search.match, fdr, seed)
-        del search  # its tables make room for the features of whole sets
-        report.measurements[name] = copied | fidelity(rows, quality_limit, seed)
-        report.flags[name] = None if flagged is None else int(flagged.sum())
-        n = len(sets["generated"])
-        alike = {"identical_heldout": 0 if shared is None else int(shared.sum()), "heldout_copies": again}
-        report.nulls[name] = None if null is None else null.describe() | alike | {"fewest_flags": null.fewest(n, fdr)}
-        report.classes[name] = by_class(sets["train"], near.generated, near.heldout, flagged, near.match.index)
-        certain = same["generated"]
-        if isinstance(encoder, Pixels) and moved:
-            certain = certain | equal(sets["generated"], sets["train"], near.match)
-        report.identical[name] = int(certain.sum())
-        copies += listed(sets, name, near, order, null, p, flagged, certain)
-        notes += power(name, n, fdr, null, flagged)
-        if null is not None:
-            judged[name] = null, near.match.distance
-    copies.sort(key=lambda c: (1.0 if c["p_value"] is None else c["p_value"], c["distance"], c["ratio"]))
+    unlike = {"identical_heldout": 0 if shared is None else int(shared.sum()), "heldout_copies": again}
+    asked = Asked(moved, seed, fdr, duplicate_radius, quality_limit, work, progress)
+    named = {each.name: each for each in encoders}
+    spaces = {name: in_space(encoder, sets, asked, same["generated"], unlike) for name, encoder in named.items()}
     settings = {
         "encoders": [e.name for e in encoders],
         "moved": moved,
@@ -121,17 +85,32 @@ def audit(
         "duplicate_radius": duplicate_radius,
         "quality_limit": quality_limit,
         "reference": "heldout" if "heldout" in sets else "train",
-        "notes": notes,
+        "notes": shared_images(shared) + repeated(again) + [note for own in spaces.values() for note in own.notes],
     }
-    return replace(
-        report,
-        copies=tuple(copies),
+    fitted = any(own.null is not None and own.null["kind"] == "tail" for own in spaces.values())
+    judged = {name: own.judged for name, own in spaces.items() if own.judged is not None}
+    return Report(
+        measurements={name: own.measurements for name, own in spaces.items()},
+        pairs={name: own.pairs for name, own in spaces.items()},
+        distances={name: own.distances for name, own in spaces.items()},
+        copies=tuple(sorted((copy for own in spaces.values() for copy in own.copies), key=_place)),
         provenance=_provenance(given, seed, settings),
-        tested=tested(sets, settings, fitted=any(n is not None and n["kind"] == "tail" for n in report.nulls.values())),
-        untested=(*notes, *untested(sets, settings)),
+        sizes={key: len(value) for key, value in given.items()},
+        tested=tested(sets, settings, fitted=fitted),
+        untested=(*settings["notes"], *untested(sets, settings)),
+        flags={name: own.flags for name, own in spaces.items()},
+        identical={name: own.identical for name, own in spaces.items()},
+        planted={name: own.planted for name, own in spaces.items()},
+        nulls={name: own.null for name, own in spaces.items()},
         combined=verdict(judged, sets["generated"], fdr),
+        classes={name: own.classes for name, own in spaces.items()},
         membership=() if model is None else _attack(model, sets, seed, progress),
     )
+
+
+def _place(copy: dict[str, Any]) -> tuple[float, float, float]:
+    """The best match comes first."""
+    return (1.0 if copy["p_value"] is None else copy["p_value"], copy["distance"], copy["ratio"])
 
 
 def _attack(model: Denoiser, sets: dict[str, Images], seed: int, progress: bool) -> tuple[Measurement, ...]:
