@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A file is tested by one process, which makes its fixtures once.
+EVERY_CORE := --numprocesses logical --dist loadfile
 
 .PHONY: setup check test quick demo bench docs clean
 
@@ -22,10 +24,10 @@ check: setup
 	$(BIN)/mkdocs build --strict
 
 test: setup
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest $(EVERY_CORE) --durations=10
 
 quick: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(EVERY_CORE) -m "not slow"
 
 demo: setup
 	$(BIN)/temperance demo --out demo-out

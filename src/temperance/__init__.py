@@ -25,6 +25,7 @@ _HOME = {
     "features": "Pixels efficientnet encode train_classifier",
     "guard": "Guard",
     "report": "Measurement Report",
+    "start": "SmoothedStart smoothed_start",
     "streaming": "CopyMetric",
     "auditing": "audit",
 }

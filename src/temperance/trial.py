@@ -11,7 +11,7 @@ from temperance.data import Images, load, split, unlike
 from temperance.denoiser import Denoiser, elsewhere
 from temperance.features import Encoder, Pixels, efficientnet, train_classifier
 from temperance.metrics import Proximity
-from temperance.sample import Noise, NotConverged, Sampler, Samples, integrate
+from temperance.sample import Noise, NotConverged, Sampler, Samples, Start, integrate
 from temperance.schedule import Schedule, levels
 from temperance.scorecard import Yardstick, score
 
@@ -79,6 +79,7 @@ def draw(
     *,
     grid: int = 20,
     device: str = "cpu",
+    start: Start | None = None,
 ) -> Samples:
     """The samples of `index`; what has not converged is recorded in the row, so no warning is needed.
 
@@ -86,7 +87,8 @@ def draw(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConverged)
-        return integrate(sampler, elsewhere(denoiser, device), shape, levels(schedule, grid), Noise(seed, index))
+        sigmas, noise = levels(schedule, grid), Noise(seed, index)
+        return integrate(sampler, elsewhere(denoiser, device), shape, sigmas, noise, start=start)
 
 
 def judge(drawn: Samples, schedule: Schedule, against: Yardstick) -> tuple[dict[str, Any], Proximity]:

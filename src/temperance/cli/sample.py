@@ -25,6 +25,12 @@ Autoguidance = Annotated[
     float | None,
     typer.Option(help="Move samples away from a weaker model, the run at a quarter: 1 not at all, 2 once more."),
 ]
+StartFrom = Annotated[
+    str | None, typer.Option("--start", help="Training images: begin at displaced ones and noise, not in noise alone.")
+]
+StartH = Annotated[
+    str | None, typer.Option(help="Width of --start: a number, auto, halved or matched; default: matched.")
+]
 Weaker = Annotated[str | None, typer.Option(help="Model to move away from, instead of the run at a quarter.")]
 
 
@@ -48,6 +54,8 @@ def sample(
     guide: Guide = False,
     autoguidance: Autoguidance = None,
     weaker: Weaker = None,
+    start: StartFrom = None,
+    start_h: StartH = None,
     closed_form: Annotated[str | None, typer.Option(help="empirical, temperature or tangent.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Draw only what is missing in --out.")] = False,
     label: Annotated[str | None, typer.Option(help="Class to draw, by name or number; default: all in turn.")] = None,
@@ -64,16 +72,18 @@ def sample(
     if n < 1 or batch_size < 1:
         raise ValueError(f"-n and --batch-size must be at least 1, got {n} and {batch_size}")
     writable(out)
-    outside(out, guard, heldout)
+    outside(out, guard, heldout, start)
+    if start is None:
+        _refuse("is for --start TRAIN", start_h=start_h)
     if closed_form is not None:
         outside(out, source)
         needs = "needs a trained model; leave out --closed-form"
-        _refuse(needs, label=label, autoguidance=autoguidance, weaker=weaker)
-    elif guard is None:
+        _refuse(needs, label=label, autoguidance=autoguidance, weaker=weaker, start=start)
+    elif guard is None and start is None:
         _refuse("says how images are read; a trained model draws at its own size", size=size, channels=channels)
     from temperance.autoguidance import WEIGHT
     from temperance.run.sampling import sample_run
-    from temperance.run.sources import autoguided, closed_form_model, open_guard, open_model
+    from temperance.run.sources import autoguided, closed_form_model, open_guard, open_model, open_start
     from temperance.workers import Place
 
     def images(spec: str, minimum: int) -> Any:
@@ -86,9 +96,10 @@ def sample(
         None if guard is None else images(guard, 2), None if heldout is None else images(heldout, 1),
         encoder=guard_encoder, rate=guard_rate, index=guard_index, progress=Place.here().rank == 0 and not quiet,
     )  # fmt: skip
+    begin = None if start is None else open_start(images(start, 2), start_h or "matched")
     found = sample_run(
-        model, out, n, sampler=sampler, steps=steps, batch_size=batch_size, guard=keeper, guide=guide, seed=seed,
-        device=device, resume=resume, progress=not quiet,
+        model, out, n, sampler=sampler, steps=steps, batch_size=batch_size, guard=keeper, guide=guide, start=begin,
+        seed=seed, device=device, resume=resume, progress=not quiet,
     )  # fmt: skip
     if not found:
         raise typer.Exit  # not the first of several processes: the first one speaks
@@ -109,4 +120,4 @@ def _refuse(why: str, **options: Any) -> None:
     """Raise for the first of `options` that was given."""
     for name, given in options.items():
         if given is not None:
-            raise ValueError(f"--{name} {why}")
+            raise ValueError(f"--{name.replace('_', '-')} {why}")

@@ -24,6 +24,7 @@ from temperance.run.shards import Shard, Shards
 from temperance.run.sources import ClosedForm
 from temperance.sample import SAMPLERS, STEPS, Noise, NotConverged, Project, Samples, integrate, usual, walk
 from temperance.schedule import levels
+from temperance.start import SmoothedStart
 from temperance.workers import Place
 
 WHOLE = ("samples.npz", "sample.json", "grid.png")  # written at the end, from all batches
@@ -39,6 +40,7 @@ def sample_run(
     batch_size: int,
     guard: Guard | None,
     guide: bool = False,
+    start: SmoothedStart | None = None,
     seed: int,
     device: str,
     resume: bool = False,
@@ -61,8 +63,10 @@ def sample_run(
     began = time.perf_counter()
     name, place = _sampler(sampler, model), Place.here()
     _check_guard(guard, guide, model)
-    drawing = _Drawing(model, name, steps, seed, _where(device, place, model), guard, guide)
-    shards = Shards(out / "shards", _plan(model, name, steps, batch_size, guard, guide, seed), n, batch_size)
+    _check_start(start, model)
+    drawing = _Drawing(model, name, steps, seed, _where(device, place, model), guard, guide, start)
+    plan = _plan(model, name, steps, batch_size, guard, guide, start, seed)
+    shards = Shards(out / "shards", plan, n, batch_size)
     if resume:
         shards.check_resumable()
         shards.trim(out / "images")
@@ -79,6 +83,7 @@ def sample_run(
     seconds, drawn = time.perf_counter() - began, sum(len(shards.indices(start)) for start in todo)
     found |= {"seconds": seconds, "images_per_second": drawn / seconds}
     found |= {"sampler": name, "seed": seed, "processes": place.world, "model": model.about}
+    found["start"] = None if start is None else start.describe()
     found["guard"] = None if guard is None else _about(guard, found)
     write_json(out / "sample.json", found)
     return found
@@ -102,6 +107,24 @@ def _check_guard(guard: Guard | None, guide: bool, model: Model) -> None:
         )
 
 
+def _check_start(start: SmoothedStart | None, model: Model) -> None:
+    if start is None:
+        return
+    if model.classes:
+        raise ValueError("--start is not for class-conditional models: it begins at images of any class")
+    if start.points.shape[1:] != model.shape:
+        raise ValueError(
+            f"--start images are {tuple(start.points.shape[1:])}, the model makes {tuple(model.shape)};"
+            " set --size or --channels"
+        )
+    end = float(levels(model.schedule, 2)[-1])
+    if start.sigma <= end:
+        raise ValueError(
+            f"--start: its images collapse at a noise level of {start.sigma:.2g}, and the model's schedule ends at"
+            f" {end:.2g}: look for near-duplicates with temperance analyze"
+        )
+
+
 def _where(device: str, place: Place, model: Model) -> str:
     if isinstance(model.denoiser, ClosedForm):
         if device not in ("auto", "cpu"):
@@ -114,7 +137,14 @@ def _where(device: str, place: Place, model: Model) -> str:
 
 
 def _plan(
-    model: Model, name: str, steps: int, batch_size: int, guard: Guard | None, guide: bool, seed: int
+    model: Model,
+    name: str,
+    steps: int,
+    batch_size: int,
+    guard: Guard | None,
+    guide: bool,
+    start: SmoothedStart | None,
+    seed: int,
 ) -> dict[str, Any]:
     """All that decides the pixels, and nothing else."""
     # Not the paths, which can be spelled in several ways: weights and `train_sha256` tell models apart.
@@ -128,17 +158,28 @@ def _plan(
         "encoder": guard.encoder.name, "threshold": guard.threshold, "guide": guide,
         "train": hashlib.sha256(guard.index.digests.numpy().tobytes()).hexdigest(),
     }  # fmt: skip
-    return {
+    plan = {
         "model": digest.hexdigest(), "sampler": name, "steps": steps or STEPS[name], "batch_size": batch_size,
         "seed": seed, "guard": rule,
     }  # fmt: skip
+    return plan if start is None else plan | {"start": start.describe()}
 
 
 class _Drawing:
     """Draws one batch, with refused images drawn again."""
 
-    def __init__(self, model: Model, name: str, steps: int, seed: int, where: str, guard: Guard | None, guide: bool):
-        self.model, self.name, self.seed, self.guard, self.guide = model, name, seed, guard, guide
+    def __init__(
+        self,
+        model: Model,
+        name: str,
+        steps: int,
+        seed: int,
+        where: str,
+        guard: Guard | None,
+        guide: bool,
+        start: SmoothedStart | None,
+    ):
+        self.model, self.name, self.seed, self.guard, self.guide, self.start = model, name, seed, guard, guide, start
         self.denoiser, self.where = model.denoiser.to(where), where
         self.walk = walk(name, model.schedule, steps)
 
@@ -175,7 +216,8 @@ class _Drawing:
             warnings.simplefilter("ignore", NotConverged)  # reported once for all batches
             noise = Noise(self.seed, stream)
             sampler, sigmas, options = self.walk
-            return integrate(sampler, there, self.model.shape, sigmas, noise, project=project, **options)
+            where = {"project": project, "start": self.start}
+            return integrate(sampler, there, self.model.shape, sigmas, noise, **where, **options)
 
 
 def _draw(drawing: _Drawing, shards: Shards, place: Place, todo: set[int], images: Path, progress: bool) -> None:

@@ -18,6 +18,7 @@ from temperance.hub import Model
 from temperance.recipe import closed_form
 from temperance.run.earlier import nearest
 from temperance.schedule import edm_for
+from temperance.start import SmoothedStart, smoothed_start
 
 SHIFT, LEFT = 2, 4  # pixels by which copies may have moved, and what must be left of an image of either side
 RATE = 0.01  # share of new real images that a calibrated guard may refuse
@@ -109,6 +110,21 @@ def open_guard(
     if index is not None:
         guard.save(index)
     return guard
+
+
+def open_start(train: Images, h: str) -> SmoothedStart:
+    """The smoothed start from training images; `h` is a number or the name of a width.
+
+    Raises:
+        ValueError: in one line, if all images are the same, or for another word or a number that is not above 0.
+    """
+    try:
+        width: float | str = float(h)
+    except ValueError:
+        width = h
+    if not isinstance(width, str) and not 0 < width < math.inf:
+        raise ValueError(f"--start-h must be above 0, got {h}")
+    return smoothed_start(train.tensor(), width)
 
 
 def _shift(space: Encoder, train: Images) -> int:

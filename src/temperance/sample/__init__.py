@@ -20,7 +20,7 @@ from temperance.sample.nesterov import nesterov
 from temperance.sample.noise import FRESH, Noise
 from temperance.sample.predictor_corrector import predictor_corrector
 from temperance.sample.projected import Project, projected
-from temperance.sample.sampler import Sampler, Walker, residual
+from temperance.sample.sampler import Sampler, Start, Walker, residual
 
 __all__ = [
     "CONVERGED",
@@ -33,6 +33,7 @@ __all__ = [
     "Project",
     "Sampler",
     "Samples",
+    "Start",
     "Walk",
     "Walker",
     "adaptive",

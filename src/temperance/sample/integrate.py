@@ -12,7 +12,7 @@ from torch import Tensor
 from temperance.denoiser import Denoiser, level
 from temperance.sample.noise import Noise
 from temperance.sample.projected import Project, projected
-from temperance.sample.sampler import Sampler, Walker, residual
+from temperance.sample.sampler import Sampler, Start, Walker, residual
 
 CONVERGED = 1.5  # largest accepted ratio of the final noise estimate to the schedule's end
 
@@ -39,17 +39,23 @@ def integrate(
     noise: Noise,
     *,
     project: Project | None = None,
+    start: Start | None = None,
     **options: float | int,
 ) -> Samples:
     """Draw noise at sigmas[0], run a sampler to its end, remove what noise is left, and say whether that was allowed.
 
     The last evaluation measures the noise left at the final state and is handed out as the image. Images whose noise
     estimate exceeds `CONVERGED` times sigmas[-1] are marked, and a `NotConverged` warning counts them: a sampler that
-    stops early looks like generalization. With `project`, every denoised image, and so every sample, obeys it. An empty
-    batch takes no evaluation.
+    stops early looks like generalization. With `project`, every denoised image, and so every sample, obeys it. With
+    `start`, samples begin there, and only the levels below are walked. An empty batch takes no evaluation.
+
+    Raises:
+        ValueError: if the start's level is not above the last one.
     """
     counted = _Counted(denoiser if project is None else projected(denoiser, project))
-    x = float(sigmas[0]) * noise.normal(shape)
+    if start is not None:
+        sigmas = _below(start.sigma, sigmas)
+    x = float(sigmas[0]) * noise.normal(shape) if start is None else start(noise)
     if not len(x):
         return Samples(x, 0, residual(x, x), torch.ones(0, dtype=torch.bool))
     last = deque([x], maxlen=1)  # of all states, only the last is kept
@@ -66,6 +72,14 @@ def integrate(
             stacklevel=2,
         )
     return Samples(denoised, counted.evaluations, final, converged)
+
+
+def _below(level: float, sigmas: Float[Tensor, " steps"]) -> Float[Tensor, " fewer"]:
+    """A level, then all that are below it; one that is hardly below would be a step for nothing."""
+    if level <= float(sigmas[-1]):
+        raise ValueError(f"samples cannot start at level {level:.3g}: the schedule ends at {float(sigmas[-1]):.3g}")
+    lower = sigmas[sigmas < 0.95 * level]
+    return torch.cat([sigmas.new_tensor([level]), lower if len(lower) else sigmas[-1:]])
 
 
 class _Counted:

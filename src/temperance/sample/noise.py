@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 # Distance between the noise indices of two draws of one image. torch's CPU generator takes the low 32 bits of a seed
@@ -40,3 +40,8 @@ class Noise:
         """Standard normal numbers of `shape` for every index: [len(index), *shape]."""
         rows = [torch.randn(tuple(shape), generator=g, device=g.device) for g in self.generators]
         return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, device=device)
+
+    def whole(self, below: int) -> Int[Tensor, " batch"]:
+        """A whole number from 0 to `below` - 1 for every index, each as likely as another."""
+        rows = [torch.randint(below, (), generator=g, device=g.device) for g in self.generators]
+        return torch.tensor([int(row) for row in rows], dtype=torch.long)

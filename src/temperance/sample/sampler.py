@@ -27,6 +27,20 @@ class Sampler(Protocol):
 
 
 @runtime_checkable
+class Start(Protocol):
+    """Where samples begin, if not in noise alone."""
+
+    @property
+    def sigma(self) -> float:
+        """The level of noise that they hold there."""
+        ...
+
+    def __call__(self, noise: Noise) -> Float[Tensor, "batch *shape"]:
+        """The noisy image of every index."""
+        ...
+
+
+@runtime_checkable
 class Walker(Protocol):
     """A denoiser that knows a cheaper way down a whole schedule than one evaluation after another."""
 

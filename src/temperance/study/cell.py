@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -19,9 +19,10 @@ from temperance.data import Images, load, split, unlike
 from temperance.hub import Model
 from temperance.metrics import proximity
 from temperance.recipe import Prepared, Recipe, closed_form, fit, mirror_groups, prepare, with_mirrors
-from temperance.sample import SAMPLERS, usual
+from temperance.sample import SAMPLERS, Start, usual
 from temperance.schedule import edm_for
 from temperance.scorecard import Yardstick, yardstick
+from temperance.start import smoothed_start
 from temperance.study.methods import METHODS, Method, add_dropout, trained_as
 from temperance.train import Settings
 from temperance.trial import Sets, check_sets, draw, draw_sets, encoder_from, judge
@@ -170,6 +171,11 @@ def _trained(
     judged = _with_mirrors(against) if ready.recipe.flips else against
     rows: list[list[dict[str, Any]]] = [[] for _ in cells]
     kept: dict[int, nn.Module] = {}
+
+    @cache
+    def begin(width: str) -> Start | None:
+        return smoothed_start(against.train, width) if width else None
+
     began, spent, seen = time.perf_counter(), 0.0, 0
 
     def visit(step: int, model: Model) -> None:
@@ -185,7 +191,7 @@ def _trained(
         for each, found in zip(cells, rows):
             denoiser = _drawing(METHODS[each.method], model.denoiser, kept, step)
             if denoiser is not None:
-                row = _row(each, denoiser, model.schedule, judged, device)
+                row = _row(each, denoiser, model.schedule, judged, device, begin(METHODS[each.method].start))
                 found.append(_facts(each, step, start - began - spent) | row)
         spent += time.perf_counter() - start
 
@@ -227,14 +233,20 @@ def _facts(cell: Cell, step: int, seconds: float) -> dict[str, Any]:
 
 
 def _row(
-    cell: Cell, denoiser: nn.Module | Any, schedule: Any, against: Yardstick, device: str = "cpu"
+    cell: Cell,
+    denoiser: nn.Module | Any,
+    schedule: Any,
+    against: Yardstick,
+    device: str = "cpu",
+    start: Start | None = None,
 ) -> dict[str, Any]:
     name = usual(told=METHODS[cell.method].recipe.get("objective") != "unconditional")
     began = time.perf_counter()
     shape = against.train.shape[1:]
     drawn = draw(
-        denoiser, schedule, SAMPLERS[name], shape, cell.seed, range(cell.n_samples), grid=cell.grid, device=device
-    )
+        denoiser, schedule, SAMPLERS[name], shape, cell.seed, range(cell.n_samples), grid=cell.grid, device=device,
+        start=start,
+    )  # fmt: skip
     seconds = time.perf_counter() - began
     measured, _ = judge(drawn, schedule, against)
     measured["nfe"] *= 2 if isinstance(denoiser, Autoguided) else 1

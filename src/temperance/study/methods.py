@@ -1,7 +1,8 @@
 """The methods that a study compares, each by the name that its rows carry.
 
 A method is a recipe, training settings, and, for baselines, another objective or dropout; `guidance` other than 1 draws
-with autoguidance by the last look at no more than a `share` of the steps. All else is equal.
+with autoguidance by the last look at no more than a `share` of the steps; `start` is the width of a smoothed start. All
+else is equal.
 """
 
 import math
@@ -33,6 +34,7 @@ class Method:
     dropout: float = 0.0
     guidance: float = 1.0
     share: float = SHARE
+    start: str = ""
     closed: str = ""
 
 
@@ -101,6 +103,11 @@ METHODS: dict[str, Method] = {
     "conditional/augmented-all-by-third": Method({"objective": "conditional", "augment": 1.0, "augment_size": 1 / 3}),
     "conditional/augmented-guided": Method({"objective": "conditional", "augment": 0.5}, guidance=WEIGHT),
     "tangent/h=0.5-augmented": Method({"objective": "tangent", "h": 0.5, "augment": 0.5}),
+    "conditional/started": Method({"objective": "conditional"}, start="matched"),
+    "conditional/augmented-started": Method({"objective": "conditional", "augment": 0.5}, start="matched"),
+    "tangent/halved-exact-started": Method(
+        {"objective": "tangent", "h": "halved", "targets": "exact"}, start="matched"
+    ),
     "tangent/exact": Method({"objective": "tangent", "targets": "exact"}),
     "tangent/halved-exact": Method({"objective": "tangent", "h": "halved", "targets": "exact"}),
     "conditional/guided": Method({"objective": "conditional"}, guidance=WEIGHT),
@@ -129,7 +136,7 @@ def trained_as(name: str) -> str:
 
 
 def _training(method: Method) -> Method:
-    return replace(method, guidance=1.0, share=SHARE)
+    return replace(method, guidance=1.0, share=SHARE, start="")
 
 
 def add_dropout(network: nn.Module, p: float) -> None:

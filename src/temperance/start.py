@@ -1,0 +1,79 @@
+"""A smoothed start: samples begin at a displaced training image and some noise, in the place of noise alone.
+
+What an image shows is decided at high noise, and there no network is needed: at level sigma the closed form of tangent
+smoothing is x = mu' + sigma eps, mu' = mu + h / sqrt(K) sum_k z_k (mu_k - mu), so that a draw of it takes no step. The
+network takes the noise away from there on. How far samples lie from the training images is set by h, before any
+training; what they look like close up is the network's. Sampling from a noisy image is SDEdit (arXiv 2108.01073); from
+images that keep the distance of unseen ones it was measured here (docs/results.md).
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from temperance.diagnostics import PIXELS, WHEN_CUT, collapse_sigma, suggest_h, suggest_k
+from temperance.distance import Neighbors, distinct
+from temperance.engine import displaced, neighbor_table
+from temperance.sample import Noise
+
+
+@dataclass(frozen=True)
+class SmoothedStart:
+    """Draws from the closed form of tangent smoothing at one level of noise.
+
+    Attributes:
+        points: the training images.
+        neighbors: of the points, K of each.
+        h: the width.
+        sigma: the level of noise.
+    """
+
+    points: Float[Tensor, "n *shape"]
+    neighbors: Neighbors
+    h: float
+    sigma: float
+
+    @cached_property
+    def flat(self) -> Float[Tensor, "n d"]:
+        """The images as rows."""
+        return self.points.flatten(1)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the draws, for a record."""
+        digest = hashlib.sha256(self.flat.numpy().tobytes()).hexdigest()
+        return {"sigma": self.sigma, "h": self.h, "k": self.neighbors.index.shape[1], "points_sha256": digest}
+
+    def __call__(self, noise: Noise) -> Float[Tensor, "batch *shape"]:
+        """A displaced image and noise of level sigma for every index. Cost: 2 K d flops a row."""
+        row = noise.whole(len(self.points))
+        near, k = self.neighbors.index[row], self.neighbors.index.shape[1]
+        moved = displaced(self.points[row], self.flat, near, noise.normal((k,)) * self.h / k**0.5)
+        return moved + self.sigma * noise.normal(self.points.shape[1:])
+
+
+def smoothed_start(points: Float[Tensor, "n *shape"], h: float | str = "matched") -> SmoothedStart:
+    """A start with everything chosen from the training images.
+
+    The level is `collapse_sigma`: above it images share the score, below it single ones own it. K is `suggest_k`'s; the
+    widths are those of a recipe: `matched` is where displaced images that are cut to the range of pixels lie as far
+    from the training images as unseen ones do.
+
+    Cost: the neighbor table, 2 n^2 d flops, and some seconds.
+
+    Raises:
+        ValueError: if all images are the same, or for another word than auto, halved and matched.
+    """
+    if isinstance(h, str) and h not in ("auto", *WHEN_CUT):
+        raise ValueError(f"h must be a number, auto, {' or '.join(WHEN_CUT)}, got {h!r}")
+    flat = points.flatten(1)
+    level = collapse_sigma(flat)
+    table = neighbor_table(flat, suggest_k(len(distinct(flat))))
+    if h == "auto":
+        h = suggest_h(flat, table).h
+    elif isinstance(h, str):
+        h = suggest_h(flat, table, span=PIXELS).at(WHEN_CUT[h])
+    return SmoothedStart(points, table, float(h), level)

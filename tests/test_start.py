@@ -1,0 +1,135 @@
+"""Samples that begin at displaced training images and noise."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from temperance.data import load, split
+from temperance.diagnostics import collapse_sigma, suggest_h
+from temperance.distance import neighbors
+from temperance.empirical import Tangent
+from temperance.engine import EmpiricalDenoiser
+from temperance.metrics import proximity
+from temperance.sample import Noise, heun, integrate
+from temperance.schedule import edm_for, levels
+from temperance.start import SmoothedStart, smoothed_start
+from verbs import Refused, run
+
+POINTS = load("digits[:100]").tensor()
+
+
+def toy(h: float, sigma: float) -> SmoothedStart:
+    """Three points on a line in two dimensions, each the neighbor of the two others."""
+    points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]).reshape(3, 1, 1, 2)
+    return SmoothedStart(points, neighbors(points.flatten(1), 2), h, sigma)
+
+
+def test_draws_have_the_moments_of_the_closed_form():
+    """Of the mixture: mean of the points; their covariance, the mean one of the neighbors, and the noise."""
+    h, sigma = 0.7, 0.3
+    start = toy(h, sigma)
+    x = start(Noise(0, range(20_000))).flatten(1).double()
+    mu = start.flat.double()
+    apart = [mu[near] - mu[i] for i, near in enumerate(start.neighbors.index)]
+    spread = torch.stack([difference.T @ difference / 2 for difference in apart])
+    want = torch.cov(mu.T, correction=0) + h**2 * spread.mean(0) + sigma**2 * torch.eye(2)
+    assert torch.allclose(x.mean(0), mu.mean(0), atol=0.05)
+    assert torch.allclose(torch.cov(x.T), want, atol=0.1)
+
+
+def test_a_draw_is_as_likely_as_the_closed_form_says():
+    """The score of the closed form, averaged over draws of its own density, is zero (Fisher)."""
+    h, sigma = 0.7, 0.5
+    start = toy(h, sigma)
+    x = start(Noise(1, range(20_000))).flatten(1)
+    mixture = Tangent(start.flat, start.neighbors, h)
+    score = (mixture(x, torch.full((len(x),), sigma)) - x) / sigma**2
+    assert torch.allclose(score.mean(0), torch.zeros(2).to(score), atol=0.05)
+    far = start(Noise(1, range(20_000))).flatten(1) * 1.5  # and of another density it is not
+    other = (mixture(far, torch.full((len(far),), sigma)) - far) / sigma**2
+    assert float(other.mean(0).abs().max()) > 0.1
+
+
+def test_a_start_depends_on_seed_and_index_alone():
+    start = smoothed_start(POINTS)
+    whole = start(Noise(3, range(8)))
+    assert torch.equal(whole[2:5], start(Noise(3, range(2, 5))))
+    assert not torch.equal(whole, start(Noise(4, range(8))))
+
+
+def test_everything_is_chosen_from_the_training_images():
+    start = smoothed_start(POINTS)
+    table = neighbors(POINTS.flatten(1), 10)
+    cut = suggest_h(POINTS.flatten(1), table, span=(-1.0, 1.0))
+    assert start.sigma == collapse_sigma(POINTS.flatten(1))
+    assert start.h == pytest.approx(cut.at(0.5))
+    assert smoothed_start(POINTS, "halved").h == pytest.approx(cut.at(0.75))
+    assert smoothed_start(POINTS, "auto").h == pytest.approx(suggest_h(POINTS.flatten(1), table).h)
+    assert smoothed_start(POINTS, 0.4).h == 0.4
+    with pytest.raises(ValueError, match="h must be a number, auto, halved or matched, got 'wide'"):
+        smoothed_start(POINTS, "wide")
+    with pytest.raises(ValueError):
+        smoothed_start(POINTS[:1].repeat(5, 1, 1, 1))
+
+
+def test_only_the_levels_below_a_start_are_walked():
+    start, schedule = smoothed_start(POINTS), edm_for(POINTS.flatten(1))
+    sigmas = levels(schedule, 20)
+    denoiser = EmpiricalDenoiser(POINTS, "tangent", neighbors=start.neighbors, h=start.h)
+
+    def plain(x, sigma):  # a denoiser that does not walk by itself
+        return denoiser(x, sigma)
+
+    drawn = integrate(heun, plain, POINTS.shape[1:], sigmas, Noise(0, range(4)), start=start)
+    assert drawn.nfe == 2 * int((sigmas < 0.95 * start.sigma).sum()) + 1 < 20
+    assert bool(drawn.converged.all())
+    with pytest.raises(ValueError, match="cannot start at level .* the schedule ends at"):
+        low = SmoothedStart(POINTS, start.neighbors, start.h, 1e-4)
+        integrate(heun, plain, POINTS.shape[1:], sigmas, Noise(0, range(4)), start=low)
+
+
+def test_matched_starts_keep_the_distance_of_unseen_images():
+    """With the closed form below, which leaves the distribution as it is; a narrow width is nearer."""
+    train, heldout, _ = split(load("digits"), (100, 700, 997), 10)
+    points = train.tensor()
+    unseen = proximity(heldout.tensor().flatten(1), points.flatten(1)).distance
+    schedule = edm_for(points.flatten(1))
+
+    def nearer(h):
+        start = smoothed_start(points, h)
+        denoiser = EmpiricalDenoiser(points, "tangent", neighbors=start.neighbors, h=start.h)
+        x = integrate(heun, denoiser, points.shape[1:], levels(schedule, 20), Noise(0, range(300)), start=start).x
+        own = proximity(x.clamp(-1, 1).flatten(1), points.flatten(1)).distance
+        return float((own[:, None] < unseen).float().mean())
+
+    assert abs(nearer("matched") - 0.5) < 0.08
+    assert abs(nearer("halved") - 0.75) < 0.08
+    assert nearer(0.2) > 0.95
+
+
+@pytest.mark.slow
+def test_the_command_line_starts_from_images(tmp_path: Path, refused: Refused):
+    data, out = "digits[:60]", tmp_path / "run"
+    run("train", data, "--out", out, "--objective", "conditional", "--steps", 30)
+    whole, started = tmp_path / "whole", tmp_path / "started"
+    run("sample", out, "--out", whole, "-n", 4)
+    run("sample", out, "--out", started, "-n", 4, "--start", data, "--batch-size", 3)
+    first, second = (json.loads((folder / "sample.json").read_text()) for folder in (whole, started))
+    assert first["start"] is None and second["start"]["sigma"] > 0 and second["nfe"] < first["nfe"]
+    again = tmp_path / "again"
+    run("sample", out, "--out", again, "-n", 4, "--start", data)
+    arrays = [np.load(folder / "samples.npz")["arr_0"].astype(int) for folder in (started, again, whole)]
+    assert np.abs(arrays[0] - arrays[1]).max() <= 1  # batches change the rounding only
+    assert np.abs(arrays[0] - arrays[2]).max() > 20
+    run("sample", out, "--out", again, "-n", 6, "--start", data, "--resume")
+    for given, said in (
+        (["--start-h", "1"], "--start-h is for --start TRAIN"),
+        (["--start", data, "--start-h", "wide"], "h must be a number, auto, halved or matched"),
+        (["--start", data, "--start-h", "0"], "--start-h must be above 0"),
+        (["--start", "digits[:60]", "--size", "4"], "--start images are"),
+        (["--start", "digits[:1]"], "at least 2"),
+    ):
+        assert said in refused("sample", str(out), "--out", str(tmp_path / "no"), *given)
