@@ -5,25 +5,24 @@ r"""Samples that begin at a displaced training image and some noise, which a pla
 
 At a level of noise, the closed form of tangent smoothing is displaced training images and that noise, so nothing has to
 be walked above it. The network is trained plainly, once; every `--step` is judged alone and from every `--level`, in
-multiples of `sigma_collapse`, the level below which single images own the score, for every `--width`. Level 0 is the
-displaced images alone.
+multiples of `sigma_collapse`, the level below which single images own the score, for every `--width`; displaced images
+alone are judged first.
 """
 
 import argparse
+from dataclasses import replace
 
 import torch
 from benchmarks.common import JUDGED, draw_split, judge, split_arguments
 from torch import Tensor
 
-from temperance.denoiser import Denoiser, level
-from temperance.diagnostics import collapse_sigma
-from temperance.engine import displaced, neighbor_table
 from temperance.hub import Model
 from temperance.recipe import Recipe, fit, prepare
 from temperance.sample import Noise, heun
-from temperance.schedule import Schedule, levels
 from temperance.scorecard import Yardstick, score
+from temperance.start import smoothed_start
 from temperance.train import Settings
+from temperance.trial import draw
 
 STEPS, LEVELS, WIDTHS, COUNT = (500, 1000), (0.25, 0.5, 1.0), ("halved", "matched"), 300
 
@@ -50,44 +49,23 @@ def run(options: argparse.Namespace, steps: list[int]) -> None:
     plain = Recipe(objective="conditional", network=options.network, augment=options.augment)
     smoothed = Recipe(objective="tangent", h="halved", targets="exact", network=options.network)
     ready = prepare(smoothed if options.train == "exact" else plain, points, seed=options.seed)
-    collapse = collapse_sigma(points.flatten(1))
-    print(f"sigma_collapse {collapse:.3g}", flush=True)
-    drawn = {width: starts(points, width, options.seed) for width in options.width or WIDTHS}
-    for width, (h, images) in drawn.items():
-        told(f"{width}, h {h:.2f}: displaced images", images, against)
+    starts = {width: smoothed_start(points, width) for width in options.width or WIDTHS}
+    for width, start in starts.items():
+        print(f"{width}: h {start.h:.3g}, sigma_collapse {start.sigma:.3g}", flush=True)
+        told(f"{width}: displaced images", replace(start, sigma=0.0)(Noise(options.seed, range(COUNT))), against)
 
     def visit(step: int, model: Model) -> None:
         if step not in steps:
             return
         judge(f"{step}", model.denoiser, model.schedule, against, options.seed)
-        for width, (_, images) in drawn.items():
+        for width, start in starts.items():
             for share in options.level or LEVELS:
-                ended = finished(model.denoiser, model.schedule, images, share * collapse, options.seed)
-                told(f"{step}, {width}, from {share:g} sigma_collapse", ended, against)
+                begin, shape = replace(start, sigma=share * start.sigma), points.shape[1:]
+                drawn = draw(model.denoiser, model.schedule, heun, shape, options.seed, range(COUNT), start=begin)
+                told(f"{step}, {width}, from {share:g} sigma_collapse", drawn.x, against)
 
     settings = Settings(steps=max(steps), batch_size=options.batch_size, checkpoint_every=1, seed=options.seed)
     fit(ready, points, settings, progress=False, device="cpu", visit=visit)
-
-
-def starts(points: Tensor, width: str, seed: int) -> tuple[float, Tensor]:
-    """The width, and images displaced by it."""
-    recipe = prepare(Recipe(h=width, network="mlp"), points).recipe  # pyright: ignore[reportArgumentType]
-    h, k, flat = float(recipe.h), int(recipe.k), points.flatten(1)
-    generator = torch.Generator().manual_seed(seed)
-    row = torch.randint(len(flat), (COUNT,), generator=generator)
-    z = torch.randn(COUNT, k, generator=generator) * h / k**0.5
-    return h, displaced(flat[row], flat, neighbor_table(flat, k).index[row], z).reshape(-1, *points.shape[1:])
-
-
-@torch.no_grad()
-def finished(network: Denoiser, schedule: Schedule, images: Tensor, sigma: float, seed: int) -> Tensor:
-    """Images and noise of level sigma, walked down the schedule's levels below it."""
-    grid = levels(schedule, 20)
-    below = torch.cat([grid.new_tensor([sigma]), grid[grid < 0.95 * sigma]])
-    noise = Noise(seed, range(len(images)))
-    x = images + sigma * noise.normal(images.shape[1:])
-    *_, x = heun(network, x, below, noise)
-    return network(x, level(float(below[-1]), x))
 
 
 def told(name: str, images: Tensor, against: Yardstick) -> None:

@@ -12,10 +12,16 @@ from temperance.diagnostics import collapse_sigma, suggest_h
 from temperance.distance import neighbors
 from temperance.empirical import Tangent
 from temperance.engine import EmpiricalDenoiser
+from temperance.features import Pixels
+from temperance.guard import Guard
+from temperance.hub import Model, new_denoiser, new_network
 from temperance.metrics import proximity
+from temperance.run.sampling import sample_run
+from temperance.run.sources import ClosedForm
 from temperance.sample import Noise, heun, integrate
-from temperance.schedule import edm_for, levels
+from temperance.schedule import Edm, edm_for, levels
 from temperance.start import SmoothedStart, smoothed_start
+from temperance.study import Plan, cells, study
 from verbs import Refused, run
 
 POINTS = load("digits[:100]").tensor()
@@ -108,6 +114,60 @@ def test_matched_starts_keep_the_distance_of_unseen_images():
     assert abs(nearer("matched") - 0.5) < 0.08
     assert abs(nearer("halved") - 0.75) < 0.08
     assert nearer(0.2) > 0.95
+
+
+def test_a_study_starts_the_samples_of_plain_training(tmp_path):
+    plan = Plan(
+        "digits", "digits", methods=("conditional", "conditional/started"), n_train=60, n_heldout=60, n_samples=30,
+        steps=40, batch_size=16, seeds=(0,),
+    )  # fmt: skip
+    plain, started = cells(plan)
+    assert started.training == plain.training
+    rows = {
+        name: [r for r in study(plan, tmp_path, progress=False)["rows"] if r["method"] == name] for name in plan.methods
+    }
+    assert [r["steps"] for r in rows["conditional"]] == [r["steps"] for r in rows["conditional/started"]]
+    for alone, from_start in zip(*rows.values()):
+        assert from_start["nfe"] < alone["nfe"]
+        assert from_start["fd_heldout"] < alone["fd_heldout"]  # nearly untrained networks draw nothing by themselves
+
+
+def test_a_start_is_refused_where_it_does_not_fit(tmp_path):
+    start = smoothed_start(POINTS)
+    network = new_network("mlp", (1, 8, 8), told=True, seed=0, classes=2)
+    by_class = Model(
+        new_denoiser(network, POINTS, told=True), edm_for(POINTS.flatten(1)), (1, 8, 8), {"classes": ["a", "b"]}
+    )
+    ends = {
+        "sampler": "heun",
+        "steps": 4,
+        "batch_size": 2,
+        "guard": None,
+        "seed": 0,
+        "device": "cpu",
+        "progress": False,
+    }
+    with pytest.raises(ValueError, match="--start is not for class-conditional models"):
+        sample_run(by_class, tmp_path / "out", 2, start=start, **ends)
+    network = new_network("mlp", (1, 8, 8), told=True, seed=0)
+    high = Model(new_denoiser(network, POINTS, told=True), Edm(2.0, 9.0), (1, 8, 8), {})
+    with pytest.raises(
+        ValueError, match="its images collapse at a noise level of .* ends at 2: look for near-duplicates"
+    ):
+        sample_run(high, tmp_path / "out", 2, start=start, **ends)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_guard_draws_another_start(tmp_path):
+    """A refused sample is drawn again from another displaced image, not from the same one."""
+    start = smoothed_start(POINTS)
+    denoiser = EmpiricalDenoiser(POINTS, "tangent", neighbors=start.neighbors, h=start.h)
+    model = Model(ClosedForm(denoiser), edm_for(POINTS.flatten(1)), (1, 8, 8), {"closed_form": "tangent"})
+    images = load("digits[:100]")
+    guard = Guard.calibrate(images, load("digits[100:700]"), Pixels(), 0.2)
+    ends = {"sampler": "heun", "steps": 20, "batch_size": 40, "seed": 0, "device": "cpu", "progress": False}
+    found = sample_run(model, tmp_path / "out", 40, guard=guard, start=start, **ends)
+    assert found["refused"] > 0 and found["n"] == 40
 
 
 @pytest.mark.slow
