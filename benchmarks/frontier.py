@@ -23,6 +23,7 @@ FIGURES = {"fd_heldout": "Frechet distance", "recall": "recall"}
 DRAWN = {  # method: what it is called, colour, marker
     "conditional": ("plain training", "#c44e00", "o"),
     "conditional/guided": ("plain, guided", "#e6a042", "s"),
+    "conditional/started": ("plain, smoothed start", "#0a8fb0", "h"),
     "conditional/augmented": ("plain, half augmented", "#c2185b", "P"),
     "conditional/augmented-all": ("plain, all augmented", "#7a1030", "*"),
     "conditional/augmented-all-by-third": ("plain, all augmented, a third as much", "#a06fd0", "p"),

@@ -8,10 +8,12 @@ several, the standard deviation over them. NAME is that of kept rows, below the 
 looks every second one is shown, and the best early stops. Or it is one of these, with a row for each study that has
 several looks:
 
-- `bars`: against each of the bars, where they have three seeds: tangent smoothing at the halved width, exact and
-  guided, at its last step; training on images half of which are augmented, at half of the steps that copies came after
-  (where none came, at its last); on images that all are, after four times the steps of plain training's early stop
-- `headline`: these and the default, a column each, beside plain training's early stops, where they have three seeds
+- `bars`: against each of the bars, where they have three seeds: tangent smoothing at the halved width with exact
+  targets, unguided and guided, at its last step; plain training from a smoothed start, and training on images half of
+  which are augmented, at half of the steps that copies came after (where none came, at the last); on images that all
+  are augmented, after four times the steps of plain training's early stop
+- `headline`: some of these and the default, a column each, beside plain training's early stops, where they have three
+  seeds
 - `comparisons`: each method of ours at its last step, and stops with guidance or augmentation, against the best early
   stop of plain training that copies no more
 - `distances`: the same methods against the best of plain training until it has their copy AUC, read between its looks
@@ -35,16 +37,24 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", *sorted((ROOT / "docs
 MARK = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 AUGMENTED, ALL, GUIDED = "conditional/augmented", "conditional/augmented-all", "conditional/guided"
 THIRD = "conditional/augmented-all-by-third"
-BEST = "tangent/halved-exact-guided-by-eighth"
+UNGUIDED, BEST = "tangent/halved-exact", "tangent/halved-exact-guided-by-eighth"
+STARTED = "conditional/started"
+HALVED = {AUGMENTED: AUGMENTED, STARTED: "conditional"}  # whose copies say where a method is handed over
 SUMMED = {  # the default, and the other settings of README
     "tangent": "default",
     BEST: "halved, exact, guided",
+    STARTED: "started",
+    AUGMENTED: "half augmented",
+}
+BARRED = {
+    UNGUIDED: "smoothed, unguided",
+    BEST: "smoothed",
+    STARTED: "started",
     AUGMENTED: "half augmented",
     ALL: "all augmented",
 }
-BARRED = {BEST: "smoothed", AUGMENTED: "half augmented", ALL: "all augmented"}
 # What is stopped early itself.
-STOPPED = (AUGMENTED, ALL, THIRD, "conditional/augmented-guided", GUIDED, "conditional/guided-by-half")
+STOPPED = (AUGMENTED, ALL, THIRD, STARTED, "conditional/augmented-guided", GUIDED, "conditional/guided-by-half")
 ENOUGH = 3  # seeds for the first two tables
 WON, NOT_WON = "won", "**not won**"
 Verdict = dict[str, Any]
@@ -139,24 +149,26 @@ def bars() -> Iterator[str]:
 def unpicked(own: list[Row], n: int, methods: Collection[str]) -> list[Verdict]:
     """Those of some methods that a study ran, none at a look that was picked by its figures."""
     ended = [v for v in ours(own) if v["method"] not in STOPPED]
-    return [v for v in [*ended, *blind(own, n), *fourfold(own, n)] if v["method"] in methods]
+    halved = [v for method, by in HALVED.items() for v in handed_over(own, n, method, by)]
+    return [v for v in [*ended, *halved, *fourfold(own, n)] if v["method"] in methods]
 
 
-def blind(own: list[Row], n: int) -> list[Verdict]:
-    """Augmented training as a run that is told to halve hands it over, against the best early stop of plain training.
+def handed_over(own: list[Row], n: int, method: str, watched: str) -> list[Verdict]:
+    """A method where a run that is told to halve is handed over, against the best early stop of plain training.
 
-    Each seed stands at half of the steps that copies came after, or at its last step where none came after its first
-    look, which hides no copies: they are counted.
+    Each seed stands at half of the steps that copies by the method `watched` came after, or at its last step where none
+    came after its first look, which hides no copies: they are counted.
     """
     found = []
-    for seed in dict.fromkeys(r["seed"] for r in own if r["method"] == AUGMENTED):
+    for seed in dict.fromkeys(r["seed"] for r in own if r["method"] == method):
         of = [r for r in own if r["seed"] == seed]
-        step, last = curve(of, AUGMENTED, n)[-1]
-        found.append(half_stop(of, AUGMENTED, n) or {"steps": [step], **last})
+        looks, half = dict(curve(of, method, n)), half_stop(of, watched, n)
+        step = half["steps"][0] if half else max(looks)
+        found.append((step, looks[step]))
     if not found:
         return []
-    figures = {name: fmean(m[name] for m in found) for name in (*SHOWN, "heldout_memorized_fraction")}
-    return [beside_stop(own, n, {"method": AUGMENTED, "steps": [at for m in found for at in m["steps"]], **figures})]
+    figures = {name: fmean(m[name] for _, m in found) for name in (*SHOWN, "heldout_memorized_fraction")}
+    return [beside_stop(own, n, {"method": method, "steps": [step for step, _ in found], **figures})]
 
 
 def fourfold(own: list[Row], n: int) -> list[Verdict]:

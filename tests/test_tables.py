@@ -9,16 +9,18 @@ from benchmarks.frontier import PICTURE, drawn_from, picture
 from benchmarks.kept import SHOWN, commands, floor, keep, looked, names, rows
 from benchmarks.reproduce import compared, cut_short, split_of, where
 from benchmarks.tables import (
+    AUGMENTED,
     MARK,
     NOT_WON,
     PAGES,
+    STARTED,
     WHOLE,
     allowed,
     at_step,
     bars,
-    blind,
     equally_close,
     fourfold,
+    handed_over,
     headline,
     up_to,
     written,
@@ -28,6 +30,7 @@ from typer.main import get_command
 
 from temperance.cli.verb import app
 from temperance.study import Plan
+from temperance.study.advice import half_stop
 from temperance.study.cell import run
 from temperance.study.methods import METHODS
 from temperance.study.plan import cells, looks
@@ -92,12 +95,22 @@ def test_augmented_training_stands_at_half_of_the_steps_that_copies_came_after()
     early, late = (look(10, 0.0, 0.5, 19.0, 0.5), look(20, 0.0, 0.6, 15.0, 0.6)), look(40, 0.2, 0.9, 9.0, 0.1)
     plain = trained("conditional", 1, *PLAIN)
     own = trained("conditional/augmented", 1, *early, late)
-    (found,) = blind([*plain, *own], 9)
+    (found,) = handed_over([*plain, *own], 9, AUGMENTED, AUGMENTED)
     assert found["steps"] == [20] and found["early_stop"]["steps"] == 20
     assert at_step(found) == "20: .00, 15.0, .60"
-    assert blind(plain, 9) == []
-    (whole,) = blind([*plain, *own, *({**row, "seed": 2} for row in own[:1])], 9)  # no copies, no half
+    assert handed_over(plain, 9, AUGMENTED, AUGMENTED) == []
+    other = [{**own[0], "seed": 2}]  # no copies, no half
+    (whole,) = handed_over([*plain, *own, *other], 9, AUGMENTED, AUGMENTED)
     assert whole["steps"] == [20, 10] and whole["fd_heldout"] == 17
+
+
+def test_a_smoothed_start_stands_where_plain_training_would_be_handed_over():
+    """PLAIN copies after step 40, whatever samples from a start do."""
+    plain = trained("conditional", 1, *PLAIN)
+    own = trained(STARTED, 1, *(look(s, 0.0, 0.6, 400 / s, 0.6) for s in (10, 20, 40)))
+    (found,) = handed_over([*plain, *own], 9, STARTED, "conditional")
+    half = half_stop(plain, "conditional", 9)
+    assert half is not None and found["steps"] == half["steps"] == [20] and found["fd_heldout"] == 20
 
 
 def test_training_on_changed_images_stands_at_four_times_the_steps_of_the_stop():
