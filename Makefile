@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# A file is tested by one process, which makes its fixtures once.
-EVERY_CORE := --numprocesses logical --dist loadfile
+# A process on every core, each with one thread; a file is tested by one process, which makes its fixtures once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 .PHONY: setup check test quick demo bench docs clean
 
@@ -24,10 +24,10 @@ check: setup
 	$(BIN)/mkdocs build --strict
 
 test: setup
-	$(BIN)/python -m pytest $(EVERY_CORE) --durations=10
+	$(PYTEST) --durations=10
 
 quick: setup
-	$(BIN)/python -m pytest $(EVERY_CORE) -m "not slow"
+	$(PYTEST) -m "not slow"
 
 demo: setup
 	$(BIN)/temperance demo --out demo-out
