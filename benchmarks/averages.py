@@ -11,15 +11,14 @@ alone and, where the run is smoothed (halved width, exact targets), guided by th
 
 import argparse
 import copy
-from dataclasses import replace
 
 import torch
-from benchmarks.common import draw_split, judge, split_arguments
+from benchmarks.common import asked_steps, draw_split, judge, plain_or_smoothed, run_arguments
 from torch import nn
 
 from temperance.autoguidance import WEIGHT, Autoguided
 from temperance.hub import Model
-from temperance.recipe import Recipe, fit, prepare
+from temperance.recipe import fit
 from temperance.train import Settings
 from temperance.train.step import follow
 
@@ -28,24 +27,15 @@ POWERS = (3, 1)
 
 
 def main() -> None:
-    parser = split_arguments(__doc__)
-    parser.add_argument("--train", choices=("conditional", "exact"), default="exact")
-    parser.add_argument("--network", choices=("auto", "mlp", "unet"), default="auto")
-    parser.add_argument("--step", type=int, action="append", help=f"may be repeated (default: {STEPS})")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--quick", action="store_true", help="a fortieth of the steps: shows that it runs")
-    options = parser.parse_args()
+    options = run_arguments(__doc__, train="exact", batch_size=32).parse_args()
     torch.set_num_threads(1)
-    run(options, [max(1, s // 40) if options.quick else s for s in options.step or STEPS])
+    run(options, asked_steps(options, STEPS))
 
 
 def run(options: argparse.Namespace, steps: list[int]) -> None:
     """Train once and judge every step with every average."""
     train, against = draw_split(options)
-    smoothed = options.train == "exact"
-    plain = Recipe(objective="conditional", network=options.network)
-    recipe = replace(plain, objective="tangent", h="halved", targets="exact") if smoothed else plain
-    ready = prepare(recipe, train.tensor(), seed=options.seed)
+    ready = plain_or_smoothed(options, train.tensor())
     longer: dict[int, nn.Module] = {}
     first: list[nn.Module] = []
 
@@ -57,7 +47,7 @@ def run(options: argparse.Namespace, steps: list[int]) -> None:
             return
         for name, denoiser in {"as it is": model.denoiser, **{f"s^{p}": longer[p] for p in POWERS}}.items():
             judge(f"{step}, {name}", denoiser, model.schedule, against, options.seed)
-            if first and smoothed:
+            if first and options.train == "exact":
                 guided = Autoguided(denoiser, first[0], WEIGHT)
                 judge(f"{step}, {name}, guided by {steps[0]}", guided, model.schedule, against, options.seed)
         if not first:

@@ -5,7 +5,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,11 +13,13 @@ from torch import Tensor
 
 from temperance.data import Images
 from temperance.denoiser import Denoiser
-from temperance.sample import heun
+from temperance.recipe import Prepared, Recipe, prepare
+from temperance.sample import Start, heun
 from temperance.schedule import Schedule
 from temperance.scorecard import Yardstick, score, yardstick
 from temperance.trial import draw, draw_sets
 
+DRAWN = 300  # samples of a denoiser that is judged
 JUDGED = ("memorized_fraction", "copy_auc", "fd_heldout", "fd_floor", "precision", "recall")
 SHAPES = {64: (1, 8, 8), 256: (1, 16, 16), 784: (1, 28, 28), 3072: (3, 32, 32), 12288: (3, 64, 64)}
 
@@ -107,10 +109,39 @@ def draw_split(options: argparse.Namespace) -> tuple[Images, Yardstick]:
     return train, yardstick(train.tensor(), heldout.tensor(), encoder)
 
 
-def judge(name: str, denoiser: Denoiser, schedule: Schedule, against: Yardstick, seed: int) -> None:
+def run_arguments(description: str | None, *, train: str, batch_size: int) -> argparse.ArgumentParser:
+    """Those of a split, and of one run on it that is judged at some steps; `train` is what is trained by default."""
+    parser = split_arguments(description)
+    parser.add_argument("--train", choices=("conditional", "exact"), default=train)
+    parser.add_argument("--network", choices=("auto", "mlp", "unet"), default="auto")
+    parser.add_argument("--step", type=int, action="append", help="may be repeated")
+    parser.add_argument("--batch-size", type=int, default=batch_size)
+    parser.add_argument("--quick", action="store_true", help="a fortieth of the steps: shows that it runs")
+    return parser
+
+
+def asked_steps(options: argparse.Namespace, usual: Sequence[int]) -> list[int]:
+    """The steps at which such a run is judged."""
+    return [max(1, s // 40) if options.quick else s for s in options.step or usual]
+
+
+def plain_or_smoothed(options: argparse.Namespace, points: Tensor, augment: float = 0.0) -> Prepared:
+    """What such a run trains: plain training, or tangent smoothing at the halved width with exact targets."""
+    plain = Recipe(objective="conditional", network=options.network, augment=augment)
+    smoothed = Recipe(objective="tangent", h="halved", targets="exact", network=options.network)
+    return prepare(smoothed if options.train == "exact" else plain, points, seed=options.seed)
+
+
+def judge(
+    name: str, denoiser: Denoiser, schedule: Schedule, against: Yardstick, seed: int, start: Start | None = None
+) -> None:
     """Draw 300 samples from a denoiser, score them and print a line."""
-    drawn = draw(denoiser, schedule, heun, against.train.shape[1:], seed, range(300))
-    row, _ = score(drawn.x.clamp(-1, 1), against)
+    told(name, draw(denoiser, schedule, heun, against.train.shape[1:], seed, range(DRAWN), start=start).x, against)
+
+
+def told(name: str, images: Tensor, against: Yardstick) -> None:
+    """Score images and print a line."""
+    row, _ = score(images.clamp(-1, 1), against)
     print(f"{name:46s} " + "  ".join(f"{key} {row[key]:.3g}" for key in JUDGED), flush=True)
 
 

@@ -12,39 +12,32 @@ width with exact targets, and its closed form; `conditional` is plain training, 
 import argparse
 
 import torch
-from benchmarks.common import draw_split, judge, split_arguments
+from benchmarks.common import asked_steps, draw_split, judge, plain_or_smoothed, run_arguments
 from torch import Tensor
 
 from temperance.denoiser import Denoiser
 from temperance.diagnostics import collapse_sigma
 from temperance.engine import EmpiricalDenoiser, neighbor_table
 from temperance.hub import Model
-from temperance.recipe import Prepared, Recipe, fit, prepare
+from temperance.recipe import Prepared, fit
 from temperance.train import Settings
 
 STEPS, LEVELS = (500, 2000), (1.0, 2.0, 4.0)
 
 
 def main() -> None:
-    parser = split_arguments(__doc__)
-    parser.add_argument("--train", choices=("conditional", "exact"), default="exact")
-    parser.add_argument("--network", choices=("auto", "mlp", "unet"), default="auto")
-    parser.add_argument("--step", type=int, action="append", help=f"may be repeated (default: {STEPS})")
+    parser = run_arguments(__doc__, train="exact", batch_size=128)
     parser.add_argument("--level", type=float, action="append", help=f"may be repeated (default: {LEVELS})")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--quick", action="store_true", help="a fortieth of the steps: shows that it runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    run(options, [max(1, s // 40) if options.quick else s for s in options.step or STEPS])
+    run(options, asked_steps(options, STEPS))
 
 
 def run(options: argparse.Namespace, steps: list[int]) -> None:
     """Train once; judge every step alone, and below every level."""
     train, against = draw_split(options)
     points = train.tensor()
-    plain = Recipe(objective="conditional", network=options.network)
-    smoothed = Recipe(objective="tangent", h="halved", targets="exact", network=options.network)
-    ready = prepare(smoothed if options.train == "exact" else plain, points, seed=options.seed)
+    ready = plain_or_smoothed(options, points)
     collapse, exact = collapse_sigma(points.flatten(1)), closed(ready, points)
     print(f"sigma_collapse {collapse:.3g}", flush=True)
 

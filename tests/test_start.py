@@ -92,6 +92,8 @@ def test_only_the_levels_below_a_start_are_walked():
     drawn = integrate(heun, plain, POINTS.shape[1:], sigmas, Noise(0, range(4)), start=start)
     assert drawn.nfe == 2 * int((sigmas < 0.95 * start.sigma).sum()) + 1 < 20
     assert bool(drawn.converged.all())
+    near = SmoothedStart(POINTS, start.neighbors, start.h, 1.02 * float(sigmas[-1]))  # no level is well below it
+    assert integrate(heun, plain, POINTS.shape[1:], sigmas, Noise(0, range(4)), start=near).nfe == 3
     with pytest.raises(ValueError, match="cannot start at level .* the schedule ends at"):
         low = SmoothedStart(POINTS, start.neighbors, start.h, 1e-4)
         integrate(heun, plain, POINTS.shape[1:], sigmas, Noise(0, range(4)), start=low)
@@ -193,3 +195,6 @@ def test_the_command_line_starts_from_images(tmp_path: Path, refused: Refused):
         (["--start", "digits[:1]"], "at least 2"),
     ):
         assert said in refused("sample", str(out), "--out", str(tmp_path / "no"), *given)
+    given = ["--closed-form", "tangent", "--start", data]
+    assert "--start needs a trained model" in refused("sample", data, "--out", str(tmp_path / "no"), *given)
+    assert not (tmp_path / "no").exists()

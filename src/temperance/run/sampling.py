@@ -216,8 +216,8 @@ class _Drawing:
             warnings.simplefilter("ignore", NotConverged)  # reported once for all batches
             noise = Noise(self.seed, stream)
             sampler, sigmas, options = self.walk
-            where = {"project": project, "start": self.start}
-            return integrate(sampler, there, self.model.shape, sigmas, noise, **where, **options)
+            options = {**options, "project": project, "start": self.start}
+            return integrate(sampler, there, self.model.shape, sigmas, noise, **options)
 
 
 def _draw(drawing: _Drawing, shards: Shards, place: Place, todo: set[int], images: Path, progress: bool) -> None:
