@@ -198,3 +198,15 @@ def test_the_command_line_starts_from_images(tmp_path: Path, refused: Refused):
     given = ["--closed-form", "tangent", "--start", data]
     assert "--start needs a trained model" in refused("sample", data, "--out", str(tmp_path / "no"), *given)
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.slow
+def test_images_are_read_as_the_models_own_were(tmp_path: Path):
+    data, out, drawn = "digits[:60]", tmp_path / "run", tmp_path / "drawn"
+    run("train", data, "--out", out, "--objective", "conditional", "--steps", 20, "--size", 4, "--channels", 3)
+    run("sample", out, "--out", drawn, "-n", 3, "--start", data, "--guard", data, "--heldout", "digits[60:400]")
+    assert np.load(drawn / "samples.npz")["arr_0"].shape == (3, 4, 4, 3)
+    named = tmp_path / "named"
+    run("sample", out, "--out", named, "-n", 3, "--start", data, "--guard", data, "--heldout", "digits[60:400]",
+        "--size", 4, "--channels", 3)  # fmt: skip
+    assert (drawn / "samples.npz").read_bytes() == (named / "samples.npz").read_bytes()

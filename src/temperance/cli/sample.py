@@ -90,6 +90,9 @@ def sample(
         return load(spec, size, channels, on_bad, out, minimum=minimum, quiet=quiet)
 
     model = open_model(source, label) if closed_form is None else closed_form_model(images(source, 3), closed_form)
+    depth, height, width = model.shape  # other images are read as the model's own were
+    channels = channels or depth
+    size = size or (height if height == width else None)
     if autoguidance is not None or weaker is not None:
         model = autoguided(model, source, weaker, WEIGHT if autoguidance is None else autoguidance)
     keeper = open_guard(
