@@ -6,15 +6,19 @@ r"""Samples that begin at a displaced training image and some noise, which a pla
 At a level of noise, the closed form of tangent smoothing is displaced training images and that noise, so nothing has to
 be walked above it. The network is trained plainly, once; every `--step` is judged alone and from every `--level`, in
 multiples of `sigma_collapse`, the level below which single images own the score, for every `--width`; displaced images
-alone are judged first.
+alone are judged first. With `--weaker STEP`, the model of that step guides later ones too (autoguidance).
 """
 
 import argparse
+import copy
 from dataclasses import replace
 
 import torch
 from benchmarks.common import DRAWN, asked_steps, draw_split, judge, plain_or_smoothed, run_arguments, told
+from torch import nn
 
+from temperance.autoguidance import WEIGHT, Autoguided
+from temperance.denoiser import Denoiser
 from temperance.hub import Model
 from temperance.recipe import fit
 from temperance.sample import Noise
@@ -29,6 +33,7 @@ def main() -> None:
     parser.add_argument("--augment", type=float, default=0.0)
     parser.add_argument("--level", type=float, action="append", help=f"may be repeated (default: {LEVELS})")
     parser.add_argument("--width", action="append", help=f"auto, halved, matched; may be repeated (default: {WIDTHS})")
+    parser.add_argument("--weaker", type=int, help="guide later steps by the model of this one")
     options = parser.parse_args()
     torch.set_num_threads(1)
     run(options, asked_steps(options, STEPS))
@@ -44,17 +49,24 @@ def run(options: argparse.Namespace, steps: list[int]) -> None:
         print(f"{width}: h {start.h:.3g}, sigma_collapse {start.sigma:.3g}", flush=True)
         told(f"{width}: displaced images", replace(start, sigma=0.0)(Noise(options.seed, range(DRAWN))), against)
 
+    weaker: list[nn.Module] = []
+
     def visit(step: int, model: Model) -> None:
-        if step not in steps:
-            return
-        judge(f"{step}", model.denoiser, model.schedule, against, options.seed)
+        if step in steps:
+            judged(f"{step}", model.denoiser, model)
+            for other in weaker:
+                guided = Autoguided(model.denoiser, other, WEIGHT)
+                judged(f"{step} guided by {options.weaker}", guided, model)
+        if step == options.weaker:
+            weaker.append(copy.deepcopy(model.denoiser).eval())
+
+    def judged(name: str, denoiser: Denoiser, model: Model) -> None:
+        judge(name, denoiser, model.schedule, against, options.seed)
         for width, start in starts.items():
             for share in options.level or LEVELS:
-                name, begin = (
-                    f"{step}, {width}, from {share:g} sigma_collapse",
-                    replace(start, sigma=share * start.sigma),
-                )
-                judge(name, model.denoiser, model.schedule, against, options.seed, begin)
+                begin = replace(start, sigma=share * start.sigma)
+                of = f"{name}, {width}, from {share:g} sigma_collapse"
+                judge(of, denoiser, model.schedule, against, options.seed, begin)
 
     settings = Settings(steps=max(steps), batch_size=options.batch_size, checkpoint_every=1, seed=options.seed)
     fit(ready, points, settings, progress=False, device="cpu", visit=visit)
