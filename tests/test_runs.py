@@ -12,8 +12,9 @@ import yaml
 from runs import DEFAULTS, IMAGES, UNSEEN, run, weights
 from temperance.data import Images, load
 from temperance.recipe import Recipe
+from temperance.run.labels import labels_of
 from temperance.run.settings import Given, settings_from
-from temperance.run.training import _warn, labels_of, train_run
+from temperance.run.training import _warn, train_run
 from temperance.train import Settings
 
 

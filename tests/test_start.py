@@ -1,13 +1,14 @@
 """Samples that begin at displaced training images and noise."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from temperance.data import load, split
+from temperance.data import Images, load, split
 from temperance.diagnostics import collapse_sigma, suggest_h
 from temperance.distance import neighbors
 from temperance.empirical import Tangent
@@ -17,7 +18,7 @@ from temperance.guard import Guard
 from temperance.hub import Model, new_denoiser, new_network
 from temperance.metrics import proximity
 from temperance.run.sampling import sample_run
-from temperance.run.sources import ClosedForm
+from temperance.run.sources import ClosedForm, open_start
 from temperance.sample import Noise, heun, integrate
 from temperance.schedule import Edm, edm_for, levels
 from temperance.start import SmoothedStart, smoothed_start
@@ -149,7 +150,7 @@ def test_a_start_is_refused_where_it_does_not_fit(tmp_path):
         "device": "cpu",
         "progress": False,
     }
-    with pytest.raises(ValueError, match="--start is not for class-conditional models"):
+    with pytest.raises(ValueError, match="--start needs images with classes"):
         sample_run(by_class, tmp_path / "out", 2, start=start, **ends)
     network = new_network("mlp", (1, 8, 8), told=True, seed=0)
     high = Model(new_denoiser(network, POINTS, told=True), Edm(2.0, 9.0), (1, 8, 8), {})
@@ -158,6 +159,57 @@ def test_a_start_is_refused_where_it_does_not_fit(tmp_path):
     ):
         sample_run(high, tmp_path / "out", 2, start=start, **ends)
     assert not (tmp_path / "out").exists()
+
+
+def test_samples_of_a_class_begin_at_images_of_it():
+    images = load("digits[:300]")
+    points, labels = images.tensor(), torch.from_numpy(images.labels)
+    start = smoothed_start(points, labels=labels)
+    assert (labels[start.neighbors.index] == labels[:, None]).all()  # displaced along the class alone
+    wanted = torch.tensor([3, 7, 3, 0, 7, 7])
+    still = replace(start, h=1e-6, sigma=0.0).of(wanted)
+    nearest = torch.cdist(still(Noise(0, range(6))).flatten(1), start.flat).argmin(1)
+    assert labels[nearest].tolist() == wanted.tolist() and len(nearest.unique()) == 6
+    alone = start.of(wanted[2:3])(Noise(0, [2]))
+    assert torch.equal(alone, start.of(wanted)(Noise(0, range(6)))[2:3])  # whatever it is drawn with
+    assert (
+        start.describe()["labels_sha256"] != smoothed_start(points, labels=labels.flip(0)).describe()["labels_sha256"]
+    )
+    assert start.of(wanted[:0])(Noise(0, [])).shape == (0, 1, 8, 8)
+    with pytest.raises(ValueError, match="needs 2 distinct images of every class"):
+        smoothed_start(points[:12], labels=labels[:12])
+
+
+def test_images_of_a_start_are_told_to_classes_by_name():
+    images = load("digits[:300]")
+    shape = (1, 8, 8)
+    network = new_network("mlp", shape, told=True, seed=0, classes=2)
+    about = {"classes": ["7", "3"]}
+    model = Model(new_denoiser(network, POINTS, told=True), edm_for(POINTS.flatten(1)), shape, about)
+    start = open_start(images, "matched", model)
+    assert start.labels is not None and start.labels.unique().tolist() == [0, 1]
+    assert int((start.labels == 0).sum()) == int((images.labels == 7).sum())
+    of_threes = images[np.flatnonzero(images.labels == 3)]
+    with pytest.raises(ValueError, match="has no images of class 7, which the model draws"):
+        open_start(of_threes, "matched", model)
+    one = replace(model, about={**about, "label": 1})
+    assert open_start(of_threes, "matched", one).labels.tolist() == [1] * len(of_threes)
+    unnamed = Images(of_threes.pixels)
+    assert open_start(unnamed, "matched", one).labels.tolist() == [1] * len(unnamed)
+    with pytest.raises(ValueError, match="--start: .* has no labels"):
+        open_start(unnamed, "matched", model)
+
+
+@pytest.mark.slow
+def test_a_class_conditional_run_starts_from_its_classes(tmp_path: Path):
+    images, out = load("digits[:120]"), tmp_path / "run"
+    np.savez(tmp_path / "a.npz", arr_0=images.pixels, arr_1=images.labels)
+    run("train", tmp_path / "a.npz", "--out", out, "--class-conditional", "--objective", "conditional", "--steps", 20)
+    given = ("sample", out, "-n", 4, "--start", tmp_path / "a.npz")
+    run(*given, "--out", tmp_path / "all")
+    run(*given, "--out", tmp_path / "one", "--label", 3)
+    drawn = [np.load(tmp_path / name / "samples.npz")["arr_0"].astype(int) for name in ("all", "one")]
+    assert np.abs(drawn[0][:3] - drawn[1][:3]).max() > 20 and (drawn[0][3] == drawn[1][3]).all()
 
 
 def test_a_guard_draws_another_start(tmp_path):

@@ -8,11 +8,12 @@ images that keep the distance of unseen ones it was measured here (docs/results.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from temperance.diagnostics import PIXELS, WHEN_CUT, collapse_sigma, suggest_h, suggest_k
@@ -30,12 +31,16 @@ class SmoothedStart:
         neighbors: of the points, K of each.
         h: the width.
         sigma: the level of noise.
+        labels: the class of each point, where samples are to be of a class.
+        wanted: the class of each sample; None: any.
     """
 
     points: Float[Tensor, "n *shape"]
     neighbors: Neighbors
     h: float
     sigma: float
+    labels: Int[Tensor, " n"] | None = None
+    wanted: Int[Tensor, " batch"] | None = None
 
     @cached_property
     def flat(self) -> Float[Tensor, "n d"]:
@@ -45,18 +50,34 @@ class SmoothedStart:
     def describe(self) -> dict[str, Any]:
         """What decides the draws, for a record."""
         digest = hashlib.sha256(self.flat.numpy().tobytes()).hexdigest()
-        return {"sigma": self.sigma, "h": self.h, "k": self.neighbors.index.shape[1], "points_sha256": digest}
+        found = {"sigma": self.sigma, "h": self.h, "k": self.neighbors.index.shape[1], "points_sha256": digest}
+        if self.labels is not None:
+            found["labels_sha256"] = hashlib.sha256(self.labels.numpy().tobytes()).hexdigest()
+        return found
+
+    def of(self, wanted: Int[Tensor, " batch"]) -> "SmoothedStart":
+        """The start of samples of these classes, which begin at images of their own."""
+        return replace(self, wanted=wanted)
 
     def __call__(self, noise: Noise) -> Float[Tensor, "batch *shape"]:
         """A displaced image and noise of level sigma for every index. Cost: 2 K d flops a row."""
-        row = noise.whole(len(self.points))
+        row = self._rows(noise)
         near, k = self.neighbors.index[row], self.neighbors.index.shape[1]
         moved = displaced(self.points[row], self.flat, near, noise.normal((k,)) * self.h / k**0.5)
         return moved + self.sigma * noise.normal(self.points.shape[1:])
 
+    def _rows(self, noise: Noise) -> Int[Tensor, " batch"]:
+        if self.wanted is None or self.labels is None:
+            return noise.whole(len(self.points))
+        own = [torch.nonzero(self.labels == label).flatten() for label in self.wanted.tolist()]
+        which = noise.whole([len(rows) for rows in own]).tolist()
+        return torch.stack([rows[i] for rows, i in zip(own, which)]) if own else self.wanted
 
-def smoothed_start(points: Float[Tensor, "n *shape"], h: float | str = "matched") -> SmoothedStart:
-    """A start with everything chosen from the training images.
+
+def smoothed_start(
+    points: Float[Tensor, "n *shape"], h: float | str = "matched", labels: Int[Tensor, " n"] | None = None
+) -> SmoothedStart:
+    """A start with everything chosen from the training images, displaced along neighbors of their class if `labels`.
 
     The level is `collapse_sigma`: above it images share the score, below it single ones own it. K is `suggest_k`'s; the
     widths are those of a recipe: `matched` is where displaced images that are cut to the range of pixels lie as far
@@ -65,15 +86,19 @@ def smoothed_start(points: Float[Tensor, "n *shape"], h: float | str = "matched"
     Cost: the neighbor table, 2 n^2 d flops, and some seconds.
 
     Raises:
-        ValueError: if all images are the same, or for another word than auto, halved and matched.
+        ValueError: if all images, or those of a class, are the same, or for another word than auto, halved and matched.
     """
     if isinstance(h, str) and h not in ("auto", *WHEN_CUT):
         raise ValueError(f"h must be a number, auto, {' or '.join(WHEN_CUT)}, got {h!r}")
     flat = points.flatten(1)
     level = collapse_sigma(flat)
-    table = neighbor_table(flat, suggest_k(len(distinct(flat))))
+    sets = [flat] if labels is None else [flat[labels == label] for label in labels.unique()]
+    fewest = min(len(distinct(one)) for one in sets)
+    if fewest < 2:
+        raise ValueError(f"a smoothed start needs 2 distinct images{' of every class' if labels is not None else ''}")
+    table = neighbor_table(flat, suggest_k(fewest), labels=labels)
     if h == "auto":
         h = suggest_h(flat, table).h
     elif isinstance(h, str):
         h = suggest_h(flat, table, span=PIXELS).at(WHEN_CUT[h])
-    return SmoothedStart(points, table, float(h), level)
+    return SmoothedStart(points, table, float(h), level, labels)

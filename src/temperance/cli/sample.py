@@ -99,7 +99,7 @@ def sample(
         None if guard is None else images(guard, 2), None if heldout is None else images(heldout, 1),
         encoder=guard_encoder, rate=guard_rate, index=guard_index, progress=Place.here().rank == 0 and not quiet,
     )  # fmt: skip
-    begin = None if start is None else open_start(images(start, 2), start_h or "matched")
+    begin = None if start is None else open_start(images(start, 2), start_h or "matched", model)
     found = sample_run(
         model, out, n, sampler=sampler, steps=steps, batch_size=batch_size, guard=keeper, guide=guide, start=begin,
         seed=seed, device=device, resume=resume, progress=not quiet,

@@ -110,8 +110,8 @@ def _check_guard(guard: Guard | None, guide: bool, model: Model) -> None:
 def _check_start(start: SmoothedStart | None, model: Model) -> None:
     if start is None:
         return
-    if model.classes:
-        raise ValueError("--start is not for class-conditional models: it begins at images of any class")
+    if model.classes and start.labels is None:
+        raise ValueError("--start needs images with classes: the model draws samples of a class")
     if start.points.shape[1:] != model.shape:
         raise ValueError(
             f"--start images are {tuple(start.points.shape[1:])}, the model makes {tuple(model.shape)};"
@@ -216,7 +216,8 @@ class _Drawing:
             warnings.simplefilter("ignore", NotConverged)  # reported once for all batches
             noise = Noise(self.seed, stream)
             sampler, sigmas, options = self.walk
-            options = {**options, "project": project, "start": self.start}
+            start = self.start.of(labels[0].cpu()) if self.start is not None and labels else self.start
+            options = {**options, "project": project, "start": start}
             return integrate(sampler, there, self.model.shape, sigmas, noise, **options)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from temperance import hub
@@ -17,6 +18,7 @@ from temperance.guard.views import crop
 from temperance.hub import Model
 from temperance.recipe import closed_form
 from temperance.run.earlier import nearest
+from temperance.run.labels import labels_of
 from temperance.schedule import edm_for
 from temperance.start import SmoothedStart, smoothed_start
 
@@ -112,11 +114,15 @@ def open_guard(
     return guard
 
 
-def open_start(train: Images, h: str) -> SmoothedStart:
+def open_start(train: Images, h: str, model: Model) -> SmoothedStart:
     """The smoothed start from training images; `h` is a number or the name of a width.
 
+    Samples of a class-conditional model begin at images of their class, known by its name; where one class alone is
+    drawn, images without labels are its own.
+
     Raises:
-        ValueError: in one line, if all images are the same, or for another word or a number that is not above 0.
+        ValueError: in one line, if all images are the same, a class of the model has none, or for another word or a
+            number that is not above 0.
     """
     try:
         width: float | str = float(h)
@@ -124,7 +130,25 @@ def open_start(train: Images, h: str) -> SmoothedStart:
         width = h
     if not isinstance(width, str) and not 0 < width < math.inf:
         raise ValueError(f"--start-h must be above 0, got {h}")
-    return smoothed_start(train.tensor(), width)
+    points = train.tensor()
+    if not model.classes:
+        return smoothed_start(points, width)
+    labels = _as_in(model, train)
+    known = labels >= 0
+    return smoothed_start(points[known], width, labels[known])
+
+
+def _as_in(model: Model, train: Images) -> Int[Tensor, " n"]:
+    """The images' classes as a class-conditional model numbers them; -1: none of its classes."""
+    only = model.about.get("label")
+    if only is not None and train.labels is None:
+        return torch.full((len(train),), only)
+    labels, names = labels_of(train, "--start")
+    drawn = model.classes if only is None else (model.classes[only],)
+    missing = [name for name in drawn if name not in names]
+    if missing:
+        raise ValueError(f"--start {train.source} has no images of class {missing[0]}, which the model draws")
+    return torch.tensor([model.classes.index(name) if name in model.classes else -1 for name in names])[labels]
 
 
 def _shift(space: Encoder, train: Images) -> int:

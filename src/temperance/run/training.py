@@ -1,6 +1,5 @@
 """A training run on disk."""
 
-import hashlib
 import platform
 import sys
 import time
@@ -21,6 +20,7 @@ from temperance.diagnostics import near_duplicate_share
 from temperance.distance import duplicates
 from temperance.recipe import USED_BY, Recipe, fit, mirror_groups, prepare, with_mirrors
 from temperance.run.earlier import keep, kept, nearest
+from temperance.run.labels import labels_digest, labels_of
 from temperance.run.monitor import Monitor
 from temperance.run.settings import Given, settings_from
 from temperance.train import Settings, checkpoints, listed, step_of, stopped_at
@@ -210,28 +210,6 @@ def _save(out: Path, folder: Path, model: hub.Model) -> None:
         last = next((path.name for path in checkpoints(out)), None)
         left = f"{last} is intact: make room and --resume" if last else "make room, and --resume begins again"
         raise OSError(f"cannot save {folder}: {reason}; {left}") from error
-
-
-def labels_of(images: Images) -> tuple[Tensor | None, tuple[str, ...]]:
-    """The images' classes, numbered from 0, and their names: those of the labels where these have none.
-
-    Classes that no image has are left out: a network would never learn to draw them.
-
-    Raises:
-        ValueError: if the images have no labels, or one is negative.
-    """
-    if images.labels is None:
-        raise ValueError(f"--class-conditional: {images.source} has no labels; give class folders or a labeled .npz")
-    labels = torch.from_numpy(images.labels)
-    if int(labels.min()) < 0:
-        raise ValueError(f"--class-conditional: labels of {images.source} must be 0 or more, got {int(labels.min())}")
-    found, classes = labels.unique(return_inverse=True)
-    return classes, tuple(images.classes[i] if images.classes else str(i) for i in found.tolist())
-
-
-def labels_digest(images: Images) -> str | None:
-    """sha256 of the labels; None if there are none."""
-    return None if images.labels is None else hashlib.sha256(images.labels.astype("<i8").tobytes()).hexdigest()
 
 
 def environment(images: Images, heldout: Images | None) -> dict[str, Any]:

@@ -41,7 +41,8 @@ class Noise:
         rows = [torch.randn(tuple(shape), generator=g, device=g.device) for g in self.generators]
         return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, device=device)
 
-    def whole(self, below: int) -> Int[Tensor, " batch"]:
-        """A whole number from 0 to `below` - 1 for every index, each as likely as another."""
-        rows = [torch.randint(below, (), generator=g, device=g.device) for g in self.generators]
+    def whole(self, below: int | Sequence[int]) -> Int[Tensor, " batch"]:
+        """A whole number from 0 to `below` - 1 for every index, each as likely as another; `below` may be its own."""
+        most = [below] * len(self.generators) if isinstance(below, int) else below
+        rows = [torch.randint(n, (), generator=g, device=g.device) for n, g in zip(most, self.generators, strict=True)]
         return torch.tensor([int(row) for row in rows], dtype=torch.long)
