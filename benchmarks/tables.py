@@ -38,7 +38,7 @@ MARK = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTAL
 AUGMENTED, ALL, GUIDED = "conditional/augmented", "conditional/augmented-all", "conditional/guided"
 THIRD = "conditional/augmented-all-by-third"
 UNGUIDED, BEST = "tangent/halved-exact", "tangent/halved-exact-guided-by-eighth"
-STARTED = "conditional/started"
+STARTED, ALL_STARTED = "conditional/started", "conditional/augmented-all-started"
 HALVED = {AUGMENTED: AUGMENTED, STARTED: "conditional"}  # whose copies say where a method is handed over
 SUMMED = {  # the default, and the other settings of README
     "tangent": "default",
@@ -52,9 +52,13 @@ BARRED = {
     STARTED: "started",
     AUGMENTED: "half augmented",
     ALL: "all augmented",
+    ALL_STARTED: "all augmented, started",
 }
 # What is stopped early itself.
-STOPPED = (AUGMENTED, ALL, THIRD, STARTED, "conditional/augmented-guided", GUIDED, "conditional/guided-by-half")
+STOPPED = (
+    *(AUGMENTED, ALL, THIRD, STARTED, ALL_STARTED),
+    *("conditional/augmented-guided", GUIDED, "conditional/guided-by-half"),
+)
 ENOUGH = 3  # seeds for the first two tables
 WON, NOT_WON = "won", "**not won**"
 Verdict = dict[str, Any]
@@ -150,7 +154,8 @@ def unpicked(own: list[Row], n: int, methods: Collection[str]) -> list[Verdict]:
     """Those of some methods that a study ran, none at a look that was picked by its figures."""
     ended = [v for v in ours(own) if v["method"] not in STOPPED]
     halved = [v for method, by in HALVED.items() for v in handed_over(own, n, method, by)]
-    return [v for v in [*ended, *halved, *fourfold(own, n)] if v["method"] in methods]
+    fourfold = [v for method in (ALL, ALL_STARTED) for v in after_four_times(own, n, method)]
+    return [v for v in [*ended, *halved, *fourfold] if v["method"] in methods]
 
 
 def handed_over(own: list[Row], n: int, method: str, watched: str) -> list[Verdict]:
@@ -171,18 +176,18 @@ def handed_over(own: list[Row], n: int, method: str, watched: str) -> list[Verdi
     return [beside_stop(own, n, {"method": method, "steps": [step for step, _ in found], **figures})]
 
 
-def fourfold(own: list[Row], n: int) -> list[Verdict]:
-    """Training on images that are all changed, after four times the steps of plain training's stop.
+def after_four_times(own: list[Row], n: int, method: str) -> list[Verdict]:
+    """A method after four times the steps of plain training's stop.
 
     That stop is the best of those that copy no more than unseen images; of the looks, the one nearest to four times its
     steps, as a ratio, is taken. Nothing of its own figures is asked.
     """
-    plain, looks = curve(own, "conditional", n), curve(own, ALL, n)
+    plain, looks = curve(own, "conditional", n), curve(own, method, n)
     if not looks:
         return []
     stop, _, _ = best_stop(plain, plain[-1][1]["heldout_memorized_fraction"])
     step, figures = min(looks, key=lambda look: abs(math.log(look[0] / (4 * stop))))
-    return [beside_stop(own, n, {"method": ALL, "steps": step, **figures})]
+    return [beside_stop(own, n, {"method": method, "steps": step, **figures})]
 
 
 def beside_stop(own: list[Row], n: int, m: Verdict) -> Verdict:

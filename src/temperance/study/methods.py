@@ -105,6 +105,7 @@ METHODS: dict[str, Method] = {
     "tangent/h=0.5-augmented": Method({"objective": "tangent", "h": 0.5, "augment": 0.5}),
     "conditional/started": Method({"objective": "conditional"}, start="matched"),
     "conditional/augmented-started": Method({"objective": "conditional", "augment": 0.5}, start="matched"),
+    "conditional/augmented-all-started": Method({"objective": "conditional", "augment": 1.0}, start="matched"),
     "tangent/halved-exact-started": Method(
         {"objective": "tangent", "h": "halved", "targets": "exact"}, start="matched"
     ),
