@@ -38,15 +38,18 @@ MARK = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTAL
 AUGMENTED, ALL, GUIDED = "conditional/augmented", "conditional/augmented-all", "conditional/guided"
 THIRD = "conditional/augmented-all-by-third"
 UNGUIDED, BEST = "tangent/halved-exact", "tangent/halved-exact-guided-by-eighth"
+DISPLACED = "closed-form-tangent/matched"
 STARTED, ALL_STARTED = "conditional/started", "conditional/augmented-all-started"
 HALVED = {AUGMENTED: AUGMENTED, STARTED: "conditional"}  # whose copies say where a method is handed over
-SUMMED = {  # the default, and the other settings of README
+SUMMED = {  # what takes no network, the default, and the other settings of README
+    DISPLACED: "no network",
     "tangent": "default",
     BEST: "halved, exact, guided",
     STARTED: "started",
     AUGMENTED: "half augmented",
 }
 BARRED = {
+    DISPLACED: "no network",
     UNGUIDED: "smoothed, unguided",
     BEST: "smoothed",
     STARTED: "started",
@@ -61,6 +64,7 @@ STOPPED = (
 )
 ENOUGH = 3  # seeds for the first two tables
 WON, NOT_WON = "won", "**not won**"
+QUALITY = "fd_heldout", "recall", "precision"
 Verdict = dict[str, Any]
 Looks = list[tuple[int, dict[str, float]]]
 
@@ -126,7 +130,7 @@ def by_size(own: list[Row]) -> Iterator[str]:
 def bars() -> Iterator[str]:
     """The best early stop, then ours without one that is picked, against every bar (in brackets what it asks for)."""
     yield header(
-        "images", "method", "early stop: step, FD, recall", "ours: step, FD, recall", "copied (at most)",
+        "images", "method", "early stop: step, FD, recall, precision", "ours", "copied (at most)",
         "copy AUC (at most)", "missed",
     )  # fmt: skip
     for name, n, own in studies():
@@ -143,7 +147,7 @@ def bars() -> Iterator[str]:
                 yield cells(
                     title(name, n),
                     BARRED[v["method"]],
-                    *(shown(m, "steps", "fd_heldout", "recall") for m in (stop, v)),
+                    *(shown(m, "steps", *QUALITY) for m in (stop, v)),
                     f"{share(v['memorized_fraction'])} ({share(most)})",
                     f"{share(v['copy_auc'])} ({share(auc)})",
                     ", ".join(f"**{bar}**" for bar, miss in missed.items() if miss),
@@ -198,24 +202,35 @@ def beside_stop(own: list[Row], n: int, m: Verdict) -> Verdict:
 
 
 def headline() -> Iterator[str]:
-    """The best early stops, and `SUMMED` without one that is picked: copied, Frechet distance, recall; bold if won."""
+    """The best early stops, and `SUMMED` without one that is picked, each at its step; bold if won; what is copied."""
     yield header("images", "early stop", "early stop, guided", *SUMMED.values())
+    copied = {True: 0.0, False: 0.0}
     for name, n, own in studies():
         found = {v["method"]: v for v in unpicked(own, n, SUMMED)}
         if found and seeds(own) >= ENOUGH:
             best = min((v["early_stop"] for v in found.values()), key=lambda stop: stop["fd_heldout"])
-            guided = [at_step(v) for v in ours(own) if v["method"] == GUIDED] or [""]
-            yield cells(title(name, n), at_step(best), *guided, *(beside(found.get(method), best) for method in SUMMED))
+            guided = [v for v in ours(own) if v["method"] == GUIDED]
+            stops = [at_step(best, *QUALITY), "".join(at_step(v, *QUALITY) for v in guided)]
+            yield cells(title(name, n), *stops, *(beside(found.get(method), best) for method in SUMMED))
+            for stopped, of in ((True, [best, *guided]), (False, found.values())):
+                copied[stopped] = max([copied[stopped], *(v["memorized_fraction"] for v in of)])
+    yield from (
+        "",
+        f"Copied are at most {share(copied[False])} of our samples, {share(copied[True])} of an early stop's.",
+    )
 
 
 def beside(m: Verdict | None, stop: Verdict) -> str:
     if m is None:
         return ""
-    return f"**{at_step(m)}**" if {outcome(m, stop), outcome(m, m["early_stop"])} == {WON} else at_step(m)
+    text = at_step(m, *QUALITY)
+    return f"**{text}**" if {outcome(m, stop), outcome(m, m["early_stop"])} == {WON} else text
 
 
-def at_step(m: Verdict) -> str:
-    return f"{shown(m, 'steps')}: {shown(m, 'memorized_fraction', 'fd_heldout', 'recall')}"
+def at_step(m: Verdict, *figures: str) -> str:
+    """The step, where there is one, and figures there."""
+    found = shown(m, *(figures or ("memorized_fraction", "fd_heldout", "recall")))
+    return f"{shown(m, 'steps')}: {found}" if m["steps"] else found
 
 
 def comparisons() -> Iterator[str]:
@@ -261,7 +276,7 @@ def halves() -> Iterator[str]:
 
 def several(steps: int | list[int]) -> str:
     """The steps of all seeds or of each, those that are equal once."""
-    return " and ".join(f"{s:,}" for s in sorted(set(steps if isinstance(steps, list) else [steps])))
+    return " and ".join(f"{s:,}" if s else "none" for s in sorted(set(steps if isinstance(steps, list) else [steps])))
 
 
 def equally_close(plain: Looks, v: Verdict) -> tuple[str, str]:
@@ -293,7 +308,8 @@ def allowed(plain: Looks) -> float:
 
 def ours(own: list[Row]) -> list[Verdict]:
     """Methods of ours, and stops with guidance or augmentation, against the best early stop; shortest names first."""
-    found = [v for v in against_early_stop(own) if v["method"].startswith("tangent") or v["method"] in STOPPED]
+    kinds = (*STOPPED, DISPLACED)
+    found = [v for v in against_early_stop(own) if v["method"].startswith("tangent") or v["method"] in kinds]
     return sorted(found, key=lambda v: (v["method"] in STOPPED, len(v["method"])))
 
 

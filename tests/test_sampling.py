@@ -293,3 +293,14 @@ def test_an_array_that_finds_no_room_leaves_nothing_and_is_named(tmp_path):
     with pytest.raises(OSError, match=r"No space left on device: '.*/samples\.npz'"):
         write_array(tmp_path / "samples.npz", blocks(), (2, 2, 2, 1))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_tangent_closed_form_takes_a_width(tmp_path):
+    drawn = [
+        sampled(tmp_path / str(h), closed_form_model(load("digits[:60]"), "tangent", h))["model"] for h in ("auto", 0.3)
+    ]
+    assert "h" not in drawn[0] and drawn[1]["h"] == 0.3
+    narrow, wide = (np.load(tmp_path / str(h) / "samples.npz")["arr_0"].reshape(-1, 64) / 1.0 for h in (0.3, "auto"))
+    train = load("digits[:60]").pixels.reshape(-1, 64) / 1.0
+    near = [np.linalg.norm(x[:, None] - train, axis=2).min(1).mean() for x in (narrow, wide)]
+    assert near[0] < 0.7 * near[1]

@@ -240,9 +240,9 @@ def test_the_command_line_starts_from_images(tmp_path: Path, refused: Refused):
     assert np.abs(arrays[0] - arrays[2]).max() > 20
     run("sample", out, "--out", again, "-n", 6, "--start", data, "--resume")
     for given, said in (
-        (["--start-h", "1"], "--start-h is for --start TRAIN"),
-        (["--start", data, "--start-h", "wide"], "h must be a number, auto, halved or matched"),
-        (["--start", data, "--start-h", "0"], "--start-h must be above 0"),
+        (["--h", "1"], "--h is for --start TRAIN and --closed-form tangent"),
+        (["--start", data, "--h", "wide"], "--h must be a number or auto or halved or matched"),
+        (["--start", data, "--h", "0"], "--h must be above 0"),
         (["--start", "digits[:60]", "--size", "4"], "--start images are"),
         (["--start", "digits[:1]"], "at least 2"),
     ):

@@ -351,13 +351,15 @@ def fit(
     return as_model(average.cpu())
 
 
-def closed_form(points: Float[Tensor, "n c h w"], name: str, k: int | Literal["auto"] = "auto") -> EmpiricalDenoiser:
+def closed_form(
+    points: Float[Tensor, "n c h w"], name: str, k: int | Literal["auto"] = "auto", h: float | str = "auto"
+) -> EmpiricalDenoiser:
     """The denoiser that `name` stands for, with settings chosen from the points themselves.
 
     Training by the objective of that name converges to the empirical and the tangent one. That of temperature tempers
     over an image and its neighbors, this one over all images: the formula of arXiv 2601.19285, without training.
 
-    `k` neighbors; `auto`: as in a `Recipe`. The empirical one needs none.
+    `k` neighbors and, of the tangent one, the width `h`: as in a `Recipe`. The empirical one needs none.
 
     Raises:
         ValueError: for a name that is none of CLOSED_FORMS, or too few distinct points.
@@ -368,7 +370,7 @@ def closed_form(points: Float[Tensor, "n c h w"], name: str, k: int | Literal["a
         return EmpiricalDenoiser(points, "conditional")
     table = neighbor_table(flat, _count(k, flat, None))
     if name == "tangent":
-        return EmpiricalDenoiser(points, "tangent", neighbors=table, h=suggest_h(flat, table).h)
+        return EmpiricalDenoiser(points, "tangent", neighbors=table, h=_width(h, flat, table))
     sigma = collapse_sigma(flat)
     strength = suggest_temperature(flat, table, sigma)
     return EmpiricalDenoiser(points, "temperature", sigma_collapse=sigma, temperature=strength)

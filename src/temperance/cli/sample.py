@@ -1,12 +1,13 @@
 """`temperance sample`."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from temperance.cli.input import load, outside, say, writable
+from temperance.cli.input import load, number_or_word, outside, say, writable
 from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
@@ -28,8 +29,12 @@ Autoguidance = Annotated[
 StartFrom = Annotated[
     str | None, typer.Option("--start", help="Training images: begin at displaced ones and noise, not in noise alone.")
 ]
-StartH = Annotated[
-    str | None, typer.Option(help="Width of --start: a number, auto, halved or matched; default: matched.")
+Width = Annotated[
+    str | None,
+    typer.Option(
+        "--h",
+        help="Width of --start (default: matched) or of the tangent form (auto): a number, auto, halved, matched.",
+    ),
 ]
 Weaker = Annotated[str | None, typer.Option(help="Model to move away from, instead of the run at a quarter.")]
 
@@ -55,7 +60,7 @@ def sample(
     autoguidance: Autoguidance = None,
     weaker: Weaker = None,
     start: StartFrom = None,
-    start_h: StartH = None,
+    h: Width = None,
     closed_form: Annotated[str | None, typer.Option(help="empirical, temperature or tangent.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Draw only what is missing in --out.")] = False,
     label: Annotated[str | None, typer.Option(help="Class to draw, by name or number; default: all in turn.")] = None,
@@ -73,8 +78,7 @@ def sample(
         raise ValueError(f"-n and --batch-size must be at least 1, got {n} and {batch_size}")
     writable(out)
     outside(out, guard, heldout, start)
-    if start is None:
-        _refuse("is for --start TRAIN", start_h=start_h)
+    width = _width(h, displaces=start is not None or closed_form == "tangent")
     if closed_form is not None:
         outside(out, source)
         needs = "needs a trained model; leave out --closed-form"
@@ -89,7 +93,10 @@ def sample(
     def images(spec: str, minimum: int) -> Any:
         return load(spec, size, channels, on_bad, out, minimum=minimum, quiet=quiet)
 
-    model = open_model(source, label) if closed_form is None else closed_form_model(images(source, 3), closed_form)
+    if closed_form is None:
+        model = open_model(source, label)
+    else:
+        model = closed_form_model(images(source, 3), closed_form, width or "auto")
     depth, height, width = model.shape  # other images are read as the model's own were
     channels = channels or depth
     size = size or (height if height == width else None)
@@ -99,7 +106,7 @@ def sample(
         None if guard is None else images(guard, 2), None if heldout is None else images(heldout, 1),
         encoder=guard_encoder, rate=guard_rate, index=guard_index, progress=Place.here().rank == 0 and not quiet,
     )  # fmt: skip
-    begin = None if start is None else open_start(images(start, 2), start_h or "matched", model)
+    begin = None if start is None else open_start(images(start, 2), width or "matched", model)
     found = sample_run(
         model, out, n, sampler=sampler, steps=steps, batch_size=batch_size, guard=keeper, guide=guide, start=begin,
         seed=seed, device=device, resume=resume, progress=not quiet,
@@ -117,6 +124,18 @@ def sample(
         + f"samples: {out / 'samples.npz'}",
     )
     return found
+
+
+def _width(h: str | None, *, displaces: bool) -> float | str | None:
+    """The width that was asked for, if images are displaced at all."""
+    if h is None:
+        return None
+    if not displaces:
+        raise ValueError("--h is for --start TRAIN and --closed-form tangent")
+    width = number_or_word("h", h, words=("auto", "halved", "matched"))
+    if not isinstance(width, str) and not 0 < width < math.inf:
+        raise ValueError(f"--h must be above 0, got {h}")
+    return width
 
 
 def _refuse(why: str, **options: Any) -> None:

@@ -65,12 +65,13 @@ def autoguided(model: Model, source: str, weaker: str | None, weight: float) -> 
     return replace(model, denoiser=Autoguided(model.denoiser, other.denoiser, weight), about=about)
 
 
-def closed_form_model(images: Images, name: str) -> Model:
-    """A training-free model: the closed-form denoiser of the images themselves, on the CPU."""
+def closed_form_model(images: Images, name: str, h: float | str = "auto") -> Model:
+    """A training-free model: the closed-form denoiser of the images themselves, on the CPU; `h`: that of tangent."""
     points = images.tensor()
     shape = (points.shape[1], points.shape[2], points.shape[3])
-    denoiser = ClosedForm(closed_form(points, name))
+    denoiser = ClosedForm(closed_form(points, name, h=h))
     about = {"closed_form": name, "source": images.source, "train_sha256": images.fingerprint}
+    about |= {"h": h} if h != "auto" else {}
     return Model(denoiser, edm_for(points.flatten(1)), shape, about)
 
 
@@ -114,28 +115,21 @@ def open_guard(
     return guard
 
 
-def open_start(train: Images, h: str, model: Model) -> SmoothedStart:
-    """The smoothed start from training images; `h` is a number or the name of a width.
+def open_start(train: Images, h: float | str, model: Model) -> SmoothedStart:
+    """The smoothed start from training images, of width `h`.
 
     Samples of a class-conditional model begin at images of their class, known by its name; where one class alone is
     drawn, images without labels are its own.
 
     Raises:
-        ValueError: in one line, if all images are the same, a class of the model has none, or for another word or a
-            number that is not above 0.
+        ValueError: in one line, if all images are the same or a class of the model has none.
     """
-    try:
-        width: float | str = float(h)
-    except ValueError:
-        width = h
-    if not isinstance(width, str) and not 0 < width < math.inf:
-        raise ValueError(f"--start-h must be above 0, got {h}")
     points = train.tensor()
     if not model.classes:
-        return smoothed_start(points, width)
+        return smoothed_start(points, h)
     labels = _as_in(model, train)
     known = labels >= 0
-    return smoothed_start(points[known], width, labels[known])
+    return smoothed_start(points[known], h, labels[known])
 
 
 def _as_in(model: Model, train: Images) -> Int[Tensor, " n"]:

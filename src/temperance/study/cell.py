@@ -104,9 +104,10 @@ def run(
     cell = cells[0]
     sets = _sets(cell.split)
     against = yardstick(sets.train[: cell.n_train].tensor(), sets.heldout.tensor(), sets.encoder)
-    closed = METHODS[cell.method].closed
-    if closed:
-        drawn = _row(cell, closed_form(against.train, closed), edm_for(against.train.flatten(1)), against)
+    method = METHODS[cell.method]
+    if method.closed:
+        denoiser = closed_form(against.train, method.closed, **method.recipe)
+        drawn = _row(cell, denoiser, edm_for(against.train.flatten(1)), against)
         return [[_facts(cell, 0, 0.0) | drawn]]
     return _trained(cells, against, tick, device)
 

@@ -127,6 +127,7 @@ METHODS: dict[str, Method] = {
     "closed-form-empirical": Method(closed="empirical"),
     "closed-form-temperature": Method(closed="temperature"),
     "closed-form-tangent": Method(closed="tangent"),
+    "closed-form-tangent/matched": Method({"h": "matched"}, closed="tangent"),
 }
 
 
