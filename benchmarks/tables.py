@@ -12,8 +12,7 @@ several looks:
   targets, unguided and guided, at its last step; plain training from a smoothed start, and training on images half of
   which are augmented, at half of the steps that copies came after (where none came, at the last); on images that all
   are augmented, after four times the steps of plain training's early stop
-- `headline`: some of these and the default, a column each, beside plain training's early stops, where they have three
-  seeds
+- `headline`: some of these, a column each, beside plain training's early stops, where they have three seeds
 - `comparisons`: each method of ours at its last step, and stops with guidance or augmentation, against the best early
   stop of plain training that copies no more
 - `distances`: the same methods against the best of plain training until it has their copy AUC, read between its looks
@@ -41,12 +40,12 @@ UNGUIDED, BEST = "tangent/halved-exact", "tangent/halved-exact-guided-by-eighth"
 DISPLACED = "closed-form-tangent/matched"
 STARTED, ALL_STARTED = "conditional/started", "conditional/augmented-all-started"
 HALVED = {AUGMENTED: AUGMENTED, STARTED: "conditional"}  # whose copies say where a method is handed over
-SUMMED = {  # what takes no network, the default, and the other settings of README
+SUMMED = {  # what takes no network, and the settings of README
     DISPLACED: "no network",
-    "tangent": "default",
-    BEST: "halved, exact, guided",
+    BEST: "smoothed",
     STARTED: "started",
     AUGMENTED: "half augmented",
+    ALL_STARTED: "all augmented, started",
 }
 BARRED = {
     DISPLACED: "no network",
