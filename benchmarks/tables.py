@@ -206,7 +206,7 @@ def headline() -> Iterator[str]:
     copied = {True: 0.0, False: 0.0}
     for name, n, own in studies():
         found = {v["method"]: v for v in unpicked(own, n, SUMMED)}
-        if found and seeds(own) >= ENOUGH:
+        if found.keys() - {DISPLACED} and seeds(own) >= ENOUGH:
             best = min((v["early_stop"] for v in found.values()), key=lambda stop: stop["fd_heldout"])
             guided = [v for v in ours(own) if v["method"] == GUIDED]
             stops = [at_step(best, *QUALITY), "".join(at_step(v, *QUALITY) for v in guided)]
