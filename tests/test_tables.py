@@ -6,16 +6,18 @@ from dataclasses import replace
 
 import pytest
 from benchmarks.frontier import PICTURE, drawn_from, picture
-from benchmarks.kept import SHOWN, commands, floor, keep, looked, names, rows
+from benchmarks.kept import SHOWN, commands, floor, keep, looked, names, rows, seeds, studies
 from benchmarks.reproduce import compared, cut_short, split_of, where
 from benchmarks.tables import (
     ALL,
     ALL_STARTED,
     AUGMENTED,
+    ENOUGH,
     MARK,
     NOT_WON,
     PAGES,
     STARTED,
+    SUMMED,
     WHOLE,
     after_four_times,
     allowed,
@@ -24,6 +26,8 @@ from benchmarks.tables import (
     equally_close,
     handed_over,
     headline,
+    share,
+    unpicked,
     up_to,
     written,
 )
@@ -219,9 +223,17 @@ def test_the_picture_is_drawn_from_the_rows_that_are_kept():
 
 def test_the_picture_has_two_panels_for_every_study_of_three_splits():
     titles = [axes.get_title() for axes in picture().axes if axes.axison]
-    rows = [row for table in (bars(), headline()) for row in "\n".join(table).splitlines()[2:]]
+    lines = [line for table in (bars(), headline()) for line in "\n".join(table).splitlines()[2:]]
+    rows = [line for line in lines if line.startswith("| ")]
     assert set(titles) - {""} == {row.split(" | ")[0].removeprefix("| ") for row in rows}
     assert len(titles) == 2 * len(set(titles) - {""})
+
+
+def test_the_headline_says_what_is_copied_at_most():
+    *_, last = "\n".join(headline()).splitlines()
+    kept = [v for name, n, own in studies() if seeds(own) >= ENOUGH for v in unpicked(own, n, SUMMED)]
+    most = max(v["memorized_fraction"] for v in kept)
+    assert f"at most {share(most)} of our samples" in last
 
 
 def test_rows_that_come_out_otherwise_are_told():
