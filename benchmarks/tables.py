@@ -306,10 +306,10 @@ def allowed(plain: Looks) -> float:
 
 
 def ours(own: list[Row]) -> list[Verdict]:
-    """Methods of ours, and stops with guidance or augmentation, against the best early stop; shortest names first."""
+    """What takes no network, methods of ours, and other stops, against the best early stop; shortest names first."""
     kinds = (*STOPPED, DISPLACED)
     found = [v for v in against_early_stop(own) if v["method"].startswith("tangent") or v["method"] in kinds]
-    return sorted(found, key=lambda v: (v["method"] in STOPPED, len(v["method"])))
+    return sorted(found, key=lambda v: (v["method"] in STOPPED, v["method"] != DISPLACED, len(v["method"])))
 
 
 def outcome(own: dict[str, Any], stop: dict[str, Any]) -> str:
