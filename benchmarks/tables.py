@@ -8,10 +8,11 @@ several, the standard deviation over them. NAME is that of kept rows, below the 
 looks every second one is shown, and the best early stops. Or it is one of these, with a row for each study that has
 several looks:
 
-- `bars`: against each of the bars, where they have three seeds: tangent smoothing at the halved width with exact
-  targets, unguided and guided, at its last step; plain training from a smoothed start, and training on images half of
-  which are augmented, at half of the steps that copies came after (where none came, at the last); on images that all
-  are augmented, after four times the steps of plain training's early stop
+- `bars`: against each of the bars, where they have three seeds: displaced images without a network; tangent smoothing
+  at the halved width with exact targets, unguided and guided, at its last step; plain training from a smoothed start,
+  and training on images half of which are augmented, at half of the steps that copies came after (where none came, at
+  the last); on images that all are augmented, alone and from a smoothed start, after four times the steps of plain
+  training's early stop
 - `headline`: some of these, a column each, beside plain training's early stops, where they have three seeds
 - `comparisons`: each method of ours at its last step, and stops with guidance or augmentation, against the best early
   stop of plain training that copies no more
@@ -58,8 +59,14 @@ BARRED = {
 }
 # What is stopped early itself.
 STOPPED = (
-    *(AUGMENTED, ALL, THIRD, STARTED, ALL_STARTED),
-    *("conditional/augmented-guided", GUIDED, "conditional/guided-by-half"),
+    AUGMENTED,
+    ALL,
+    THIRD,
+    STARTED,
+    ALL_STARTED,
+    GUIDED,
+    "conditional/augmented-guided",
+    "conditional/guided-by-half",
 )
 ENOUGH = 3  # seeds for the first two tables
 WON, NOT_WON = "won", "**not won**"
@@ -274,7 +281,7 @@ def halves() -> Iterator[str]:
 
 
 def several(steps: int | list[int]) -> str:
-    """The steps of all seeds or of each, those that are equal once."""
+    """The steps of all seeds or of each, those that are equal once; none where nothing is trained."""
     return " and ".join(f"{s:,}" if s else "none" for s in sorted(set(steps if isinstance(steps, list) else [steps])))
 
 

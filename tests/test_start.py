@@ -176,6 +176,9 @@ def test_samples_of_a_class_begin_at_images_of_it():
         start.describe()["labels_sha256"] != smoothed_start(points, labels=labels.flip(0)).describe()["labels_sha256"]
     )
     assert start.of(wanted[:0])(Noise(0, [])).shape == (0, 1, 8, 8)
+    for other in (smoothed_start(points), replace(start, labels=labels.clamp(max=6))):
+        with pytest.raises(ValueError, match="a smoothed start has no images of class [37]"):
+            other.of(wanted)
     with pytest.raises(ValueError, match="needs 2 distinct images of every class"):
         smoothed_start(points[:12], labels=labels[:12])
 

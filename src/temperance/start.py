@@ -56,7 +56,15 @@ class SmoothedStart:
         return found
 
     def of(self, wanted: Int[Tensor, " batch"]) -> "SmoothedStart":
-        """The start of samples of these classes, which begin at images of their own."""
+        """The start of samples of these classes, which begin at images of their own.
+
+        Raises:
+            ValueError: if no image is known to be of one of them.
+        """
+        known = [] if self.labels is None else self.labels.unique().tolist()
+        missing = [label for label in wanted.tolist() if label not in known]
+        if missing:
+            raise ValueError(f"a smoothed start has no images of class {missing[0]}")
         return replace(self, wanted=wanted)
 
     def __call__(self, noise: Noise) -> Float[Tensor, "batch *shape"]:
@@ -67,8 +75,9 @@ class SmoothedStart:
         return moved + self.sigma * noise.normal(self.points.shape[1:])
 
     def _rows(self, noise: Noise) -> Int[Tensor, " batch"]:
-        if self.wanted is None or self.labels is None:
+        if self.wanted is None:
             return noise.whole(len(self.points))
+        assert self.labels is not None  # `of` looked at them
         own = [torch.nonzero(self.labels == label).flatten() for label in self.wanted.tolist()]
         which = noise.whole([len(rows) for rows in own]).tolist()
         return torch.stack([rows[i] for rows, i in zip(own, which)]) if own else self.wanted
