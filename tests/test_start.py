@@ -242,6 +242,9 @@ def test_the_command_line_starts_from_images(tmp_path: Path, refused: Refused):
     assert np.abs(arrays[0] - arrays[1]).max() <= 1  # batches change the rounding only
     assert np.abs(arrays[0] - arrays[2]).max() > 20
     run("sample", out, "--out", again, "-n", 6, "--start", data, "--resume")
+    assert second["start"]["h"] == pytest.approx(smoothed_start(load(data).tensor()).h)
+    run("sample", out, "--out", tmp_path / "narrow", "-n", 2, "--start", data, "--h", 0.5)
+    assert json.loads((tmp_path / "narrow" / "sample.json").read_text())["start"]["h"] == 0.5
     for given, said in (
         (["--h", "1"], "--h is for --start TRAIN and --closed-form tangent"),
         (["--start", data, "--h", "wide"], "--h must be a number or auto or halved or matched"),
@@ -265,3 +268,9 @@ def test_images_are_read_as_the_models_own_were(tmp_path: Path):
     run("sample", out, "--out", named, "-n", 3, "--start", data, "--guard", data, "--heldout", "digits[60:400]",
         "--size", 4, "--channels", 3)  # fmt: skip
     assert (drawn / "samples.npz").read_bytes() == (named / "samples.npz").read_bytes()
+    plain = tmp_path / "plain"  # was trained on images as they are, which images of another size do not fit
+    run("train", data, "--out", plain, "--objective", "conditional", "--steps", 2)
+    np.save(tmp_path / "larger.npy", np.random.default_rng(0).integers(0, 255, (9, 9, 9, 1), np.uint8))
+    for flag in ("--start", "--guard"):
+        refusal = run("sample", plain, "--out", tmp_path / "no", flag, tmp_path / "larger.npy", code=2).stderr
+        assert "the model makes (1, 8, 8); set --size" in refusal

@@ -95,11 +95,9 @@ def sample(
 
     if closed_form is None:
         model = open_model(source, label)
+        size, channels = _as_trained(Path(source) / "config.yaml", size, channels)
     else:
         model = closed_form_model(images(source, 3), closed_form, width or "auto")
-    depth, height, width = model.shape  # other images are read as the model's own were
-    channels = channels or depth
-    size = size or (height if height == width else None)
     if autoguidance is not None or weaker is not None:
         model = autoguided(model, source, weaker, WEIGHT if autoguidance is None else autoguidance)
     keeper = open_guard(
@@ -124,6 +122,14 @@ def sample(
         + f"samples: {out / 'samples.npz'}",
     )
     return found
+
+
+def _as_trained(config: Path, size: int | None, channels: int | None) -> tuple[int | None, int | None]:
+    """The size and channels that images are read with: those asked for, or those that a run read its own with."""
+    from temperance.run.settings import about_data
+
+    held = about_data(config if config.is_file() else None)
+    return size or held.get("size"), channels or held.get("channels")
 
 
 def _width(h: str | None, *, displaces: bool) -> float | str | None:
