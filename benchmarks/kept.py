@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "docs" / "results"
 SHOWN = ("memorized_fraction", "copy_auc", "fd_heldout", "recall", "precision")
 ONE = ("method", "seed", "n_train", "steps")  # what makes a row
-NEEDED = (*ONE, "heldout_memorized_fraction", "fd_floor", *SHOWN, "drawn_on")
+NEEDED = (*ONE, "heldout_memorized_fraction", "fd_floor", *SHOWN, "spacing_auc", "drawn_on")
 KINDS = {
     "unet": "UNet",
     "unet-guided": "UNet",

@@ -32,15 +32,17 @@ class Yardstick:
     heldout_features: Float[Tensor, "m f"]
     encoder: Encoder
     null: Proximity
+    spacing: Float[Tensor, " n"]  # of each training image to the nearest other one
     fd_floor: float
     group: Int[Tensor, " n"] | None = None  # which training images count as one; None: equal ones
 
 
 def yardstick(train: Float[Tensor, "n c h w"], heldout: Float[Tensor, "m c h w"], encoder: Encoder) -> Yardstick:
-    """Measure the two real sets once: distances of held-out to train, features, and FD(train, held-out)."""
+    """Measure the two real sets once: distances to train, features, and FD(train, held-out)."""
     a, b = encode(encoder, train), encode(encoder, heldout)
-    null = proximity(heldout.flatten(1), train.flatten(1))
-    return Yardstick(train, heldout, a, b, encoder, null, frechet_distance(a, b, interval=False).value)
+    rows = train.flatten(1)
+    null, spacing = proximity(heldout.flatten(1), rows), proximity(rows, rows).second
+    return Yardstick(train, heldout, a, b, encoder, null, spacing, frechet_distance(a, b, interval=False).value)
 
 
 def score(generated: Float[Tensor, "k c h w"], against: Yardstick) -> tuple[dict[str, Any], Proximity]:
@@ -59,6 +61,7 @@ def score(generated: Float[Tensor, "k c h w"], against: Yardstick) -> tuple[dict
         "ratio_median": ratio.value,
         "heldout_ratio_median": ratio.null,
         "copy_auc": copy_auc(near.distance, against.null.distance).value,
+        "spacing_auc": copy_auc(near.distance, against.spacing).value,
         "fd_train": frechet_distance(features, against.train_features, interval=False).value,
         "fd_heldout": frechet_distance(features, against.heldout_features, interval=False).value,
         "fd_floor": against.fd_floor,

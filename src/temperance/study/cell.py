@@ -204,8 +204,8 @@ def _with_mirrors(against: Yardstick) -> Yardstick:
     """The same for training on mirror images too: a copy of one is a copy."""
     rows = with_mirrors(against.train)
     group = mirror_groups(rows)
-    near = proximity(against.heldout.flatten(1), rows.flatten(1), group)
-    return replace(against, train=rows, group=group, null=near)
+    near, own = (proximity(x.flatten(1), rows.flatten(1), group) for x in (against.heldout, against.train))
+    return replace(against, train=rows, group=group, null=near, spacing=own.second)
 
 
 def _prepared(cell: Cell, method: Method, against: Yardstick) -> tuple[Prepared, Settings]:
