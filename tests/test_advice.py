@@ -5,7 +5,15 @@ import pytest
 from temperance.report import Page
 from temperance.report.figures import NAMED, frontier, numbered
 from temperance.study import Plan
-from temperance.study.advice import ACCEPTED, advise, against_early_stop, half_stop, memorization_step, scaling
+from temperance.study.advice import (
+    ACCEPTED,
+    advise,
+    against_early_stop,
+    half_stop,
+    memorization_step,
+    scaling,
+    spacing_stop,
+)
 from temperance.study.page import page
 
 
@@ -70,6 +78,24 @@ def test_half_of_the_steps_that_copies_came_after():
     assert advise(rows)["half_stop"] == {"100": found}
     for fewer in ([r for r in rows if r["steps"] < 100], [r for r in rows if r["steps"] > 100], []):
         assert half_stop(fewer, "conditional", 100) is None
+
+
+def test_the_stop_that_the_training_images_tell():
+    """One seed comes as near as they are at 40 steps and is let go on, the other never does."""
+    looks = {0: (0.2, 0.5, 0.4, 0.9), 1: (0.1, 0.2, 0.3, 0.4)}
+    rows = [
+        row("conditional", s, 0.0, fd, 0.1, seed=seed) | {"spacing_auc": auc}
+        for seed, level in looks.items()
+        for s, auc, fd in zip((20, 40, 80, 160), level, (50, 40, 30, 20))
+    ]
+    found = spacing_stop(rows, "conditional", 100)
+    assert found is not None and found["steps"] == [40, 160] and found["fd_heldout"] == 30
+    assert advise(rows)["spacing_stop"] == {"100": found}
+    said = str(laid_out(rows))
+    assert "one another on 100 images, as train --set on_copying=prevent stops: step 40 and 160, 0% copied" in said
+    known = [{k: v for k, v in r.items() if k != "spacing_auc" or r["steps"] <= 40} for r in rows]
+    assert spacing_stop([r for r in known if r["seed"] == 0], "conditional", 100) is not None
+    assert spacing_stop(known, "conditional", 100) is None is spacing_stop([], "conditional", 100)
 
 
 def test_the_early_stop_is_the_best_look_that_copies_no_more():

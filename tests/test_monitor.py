@@ -33,7 +33,7 @@ class Copier(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("heldout", "on_copying"), [(True, "stop"), (True, "advise"), (False, "stop"), (True, "halve")]
+    ("heldout", "on_copying"), [(True, "stop"), (True, "advise"), (False, "stop"), (True, "halve"), (False, "prevent")]
 )
 def test_copying_is_seen_told_and_stopped(tmp_path, monkeypatch, capsys, heldout, on_copying):
     points, unseen = IMAGES.tensor(), UNSEEN.tensor()
@@ -95,6 +95,20 @@ def test_samples_that_are_unseen_images_raise_no_alarm(tmp_path, monkeypatch, ca
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(("share", "stop"), [(0.3, True), (-0.5, False)])
+def test_a_run_can_end_where_samples_are_as_near_as_unseen_images(tmp_path, monkeypatch, capsys, share, stop):
+    """Unseen images, moved towards the nearest training image or away from it; none of them is a copy."""
+    monkeypatch.setattr(Model, "told", property(lambda self: True))
+    train, unseen = load("digits[:300]").tensor(), load("digits[300:400]").tensor()
+    near = train[proximity(unseen.flatten(1), train.flatten(1)).index]
+    model = Model(Copier(unseen + share * (near - unseen)), Edm(), (1, 8, 8), {})
+    found = Monitor(train, None, Settings(monitor_samples=200, on_copying="prevent"), tmp_path)(100, model)
+    assert not found["copying"] and found["stop"] == (found["spacing_auc"] >= 0.5) == stop
+    assert ("step 100: samples lie as near to the images as these" in capsys.readouterr().err) == stop
+    asked = Settings(monitor_samples=200, on_copying="halve")
+    assert not Monitor(train, None, asked, tmp_path)(100, model)["stop"]
+
+
 def test_a_watched_run_records_plots_and_shows_samples(tmp_path):
     settings = ("monitor_every=6", "monitor_samples=9", "checkpoint_every=12")
     run(tmp_path / "run", *settings, heldout=UNSEEN)
@@ -116,7 +130,7 @@ def test_a_run_that_copies_are_to_end_is_looked_at_without_being_told_when(tmp_p
 
 @pytest.mark.parametrize(
     ("on_copying", "heldout", "every"),
-    [("advise", False, 0), ("advise", True, 6), ("stop", False, 6), ("halve", False, 0), ("halve", True, 0)],
+    [("advise", False, 0), ("advise", True, 6), ("stop", False, 6), ("halve", False, 0), ("prevent", True, 0)],
 )
 def test_looks_are_at_checkpoints_unless_landmarks_are_looked_at(on_copying, heldout, every):
     asked = Settings(on_copying=on_copying, checkpoint_every=6)
@@ -140,7 +154,7 @@ def test_a_run_goes_back_to_half_of_the_steps_that_copies_came_after(tmp_path):
             resume=resume, progress=False, device="cpu",
         )  # fmt: skip
         assert found is not None
-        return found["model_step"], found["copies_after"]
+        return found["model_step"], found["stopped_after"]
 
     half, came = trained(tmp_path / "run", "on_copying=halve")
     looks = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "stop" in row]
@@ -152,6 +166,12 @@ def test_a_run_goes_back_to_half_of_the_steps_that_copies_came_after(tmp_path):
     assert weights(tmp_path / "run") == weights(tmp_path / "plain")
     assert trained(tmp_path / "run", "on_copying=halve", resume=True) == (half, came)  # it had ended
     assert weights(tmp_path / "run") == weights(tmp_path / "plain")
+    near, ended = trained(tmp_path / "near", "on_copying=prevent")
+    *before, at = [row for row in read_metrics(tmp_path / "near" / "metrics.jsonl") if "stop" in row]
+    assert near == ended == at["step"] < came and all(row["spacing_auc"] < 0.5 for row in before)
+    trained(tmp_path / "as long", f"steps={near}")
+    assert weights(tmp_path / "near") == weights(tmp_path / "as long")
+    assert trained(tmp_path / "near", "on_copying=prevent", resume=True) == (near, ended)
     further, _ = trained(tmp_path / "run", "on_copying=advise", f"steps={last['step'] + 9}", resume=True)
     assert further == last["step"] + 9
 

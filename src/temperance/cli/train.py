@@ -9,6 +9,14 @@ from temperance.cli.input import load, number_or_word, outside, say, writable
 from temperance.cli.options import AsJson, Channels, Device, Offline, OnBad, Out, Quiet, Seed, Size
 from temperance.cli.verb import verb
 
+ENDED = {  # what a run says of its end: at a step, or not
+    "halve": ("copies came after {:,} steps", "no copies came: more --steps may do better"),
+    "prevent": (
+        "samples came as near to the images as these to one another after {:,} steps",
+        "samples are not as near to the images as these to one another: more --steps may do better",
+    ),
+}
+
 
 @verb
 def train(
@@ -79,13 +87,8 @@ def train(
     if found is None:
         return None
     chosen = "".join(f"\n  {name} chosen: {value:.3g}" for name, value in found["chosen"].items())
-    if found["on_copying"] == "halve":
-        came = found["copies_after"]
-        chosen += (
-            "\n  no copies came: more --steps may do better"
-            if came is None
-            else f"\n  copies came after {came:,} steps"
-        )
+    if found["on_copying"] in ENDED:
+        chosen += "\n  " + ENDED[found["on_copying"]][found["stopped_after"] is None].format(found["stopped_after"])
     say(
         quiet,
         json_,

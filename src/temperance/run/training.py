@@ -46,7 +46,7 @@ def train_run(
     A resumed run takes its settings from its own `config.yaml`, except for what is given anew; one that was stopped
     before its first checkpoint starts again. Nothing is written before the settings are known to work on the images.
     With `heldout`, or if copies are to end it, the run is watched every `monitor_every` steps; if that is 0, at every
-    checkpoint or, with `halve`, at landmarks. `shaped` is how the images were read, for `config.yaml`.
+    checkpoint or, with `halve` and `prevent`, at landmarks. `shaped` is how the images were read, for `config.yaml`.
 
     Of several processes the first writes, and only it gets an answer.
     """
@@ -63,7 +63,7 @@ def train_run(
     rank, world, _ = Place.here()
     main = rank == 0
     against = None if heldout is None else _unseen(heldout, images, recipe.flips, told=main)
-    look = settings.monitor_every or settings.on_copying == "halve"
+    look = settings.monitor_every or settings.at_landmarks
     monitor = _monitor(points, recipe.flips, against, settings, out) if look else None
     if main:
         _warn(recipe, asked, points)
@@ -95,7 +95,7 @@ def train_run(
         "out": str(out),
         "model": str(out / "model"),
         "model_step": step,
-        "copies_after": stopped_at(out),
+        "stopped_after": stopped_at(out),
         "n_train": len(images),
         "seconds": seconds,
         "world_size": world,
@@ -106,7 +106,7 @@ def train_run(
 
 def _watched(settings: Settings, heldout: bool) -> Settings:
     """The settings, with looks at every checkpoint where copies are to be told or to end a run, and none are set."""
-    due = settings.on_copying == "stop" or (heldout and settings.on_copying != "halve")
+    due = settings.on_copying == "stop" or (heldout and not settings.at_landmarks)
     return replace(settings, monitor_every=settings.monitor_every or settings.checkpoint_every * due)
 
 

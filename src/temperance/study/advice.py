@@ -10,6 +10,7 @@ import numpy as np
 
 Row = dict[str, Any]
 ACCEPTED = 0.05  # memorized fraction above held-out data's own that is still accepted
+LEVEL = 0.5  # spacing AUC of unseen images
 MEASURES = ("memorized_fraction", "heldout_memorized_fraction", "copy_auc", "fd_heldout", "recall", "precision")
 
 
@@ -89,10 +90,32 @@ def half_stop(rows: Sequence[Row], method: str, n: int) -> dict[str, Any] | None
             return None
         copies.append(looks[len(before)][0])
         stops.append(min(before, key=lambda look: abs(math.log(2 * look[0] / copies[-1]))))
-    if not stops:
-        return None
+    return _averaged(stops, method=method, n_train=n, copies=copies) if stops else None
+
+
+def spacing_stop(rows: Sequence[Row], method: str, n: int) -> dict[str, Any] | None:
+    """The early stop that the training images tell: each seed at its first look as near to them as unseen images.
+
+    That is the first one whose samples lie as near to the training images as these to one another, `spacing_auc` of a
+    half, or the last look where none does. `steps` lists it by seed, the other figures are means. None if there is no
+    seed, or one with a look before that does not have that figure.
+    """
+    stops = []
+    for seed in dict.fromkeys(r["seed"] for r in rows if (r["method"], r["n_train"]) == (method, n)):
+        own = [r for r in rows if (r["method"], r["n_train"], r["seed"]) == (method, n, seed)]
+        looks = sorted(own, key=lambda r: r["steps"])
+        far = list(takewhile(lambda r: r.get("spacing_auc", LEVEL) < LEVEL, looks))
+        stop = looks[min(len(far), len(looks) - 1)]
+        if "spacing_auc" not in stop:
+            return None
+        stops.append((stop["steps"], stop))
+    return _averaged(stops, method=method, n_train=n) if stops else None
+
+
+def _averaged(stops: Sequence[tuple[int, Row]], **about: Any) -> dict[str, Any]:
+    """Looks at several seeds, their steps side by side and their figures in the mean."""
     figures = {name: fmean(m[name] for _, m in stops) for name in MEASURES}
-    return {"method": method, "n_train": n, "steps": [step for step, _ in stops], "copies": copies, **figures}
+    return {**about, "steps": [step for step, _ in stops], **figures}
 
 
 def _excess(m: dict[str, float]) -> float:
@@ -144,5 +167,6 @@ def advise(rows: Sequence[Row]) -> dict[str, Any]:
         "memorization_step": {str(n): t for n, t in times.items()},
         "passed_before_first_look": passed,
         "half_stop": {str(n): half_stop(rows, "conditional", n) for n in sizes},
+        "spacing_stop": {str(n): spacing_stop(rows, "conditional", n) for n in sizes},
         "scaling": None if law is None else law._asdict(),
     }

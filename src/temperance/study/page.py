@@ -177,6 +177,12 @@ def _never(n: str, accepted: str, rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
+STOPS = (  # that a run can find without held-out images
+    ("spacing_stop", "As near to the training images as these lie to one another", "prevent"),
+    ("half_stop", "Half of the steps after which copies came", "halve"),
+)
+
+
 def _advice(found: dict[str, Any]) -> tuple[str, ...]:
     said = []
     for n, step in found["early_stop"]["memorization_step"].items():
@@ -187,11 +193,12 @@ def _advice(found: dict[str, Any]) -> tuple[str, ...]:
             said.append(f"On {n} images, copying passed {accepted} before the first look, at step {step:.0f}.")
         else:
             said.append(f"On {n} images, stop conditional training before step {step:.0f}: copying passes {accepted}.")
-        if (half := found["early_stop"]["half_stop"][n]) is not None:
-            steps = " and ".join(str(s) for s in sorted(set(half["steps"])))
-            said.append(
-                f"Half of the steps after which copies came on {n} images, as train --set on_copying=halve stops: step"
-                f" {steps}, {half['memorized_fraction']:.0%} copied, Frechet distance {half['fd_heldout']:.3g}, recall"
-                f" {half['recall']:.2f}."
-            )
+        for key, what, verb in STOPS:
+            if (stop := found["early_stop"][key][n]) is not None:
+                steps = " and ".join(str(s) for s in sorted(set(stop["steps"])))
+                said.append(
+                    f"{what} on {n} images, as train --set on_copying={verb} stops: step {steps},"
+                    f" {stop['memorized_fraction']:.0%} copied, Frechet distance {stop['fd_heldout']:.3g}, recall"
+                    f" {stop['recall']:.2f}."
+                )
     return tuple(said)

@@ -52,7 +52,7 @@ def train(
     `visit(step, average)` is called after every `checkpoint_every` steps and at the end,
     `earlier(step, average)` at every landmark: one of them can guide the end (`temperance.autoguidance`).
     `monitor(step, average)` is called on the main process after every `monitor_every` steps, and at landmarks where
-    `on_copying` is `halve`; the figures that it returns are recorded, and training ends early if they hold a true
+    `on_copying` asks for it; the figures that it returns are recorded, and training ends early if they hold a true
     `stop`. A run that has ended so is not trained on by `resume`, unless `on_copying` is `advise`.
 
     Under `torchrun` or `accelerate launch` every process calls this with the same arguments; rank 0 writes.
@@ -201,7 +201,7 @@ def _look(trainer: Trainer, monitor: Monitor | None, done: int, record: Record) 
     """Let the monitor look at the average when it is due; whether all processes are to stop."""
     settings, accelerator = trainer.settings, trainer.accelerator
     due = bool(settings.monitor_every) and done % settings.monitor_every == 0
-    if settings.on_copying == "halve":
+    if settings.at_landmarks:
         due = due or (done >= FIRST_LOOK and is_landmark(done))
     if monitor is None or not due:
         return False

@@ -14,7 +14,7 @@ CHOICES = {
     "lr_schedule": ("constant", "linear", "cosine"),
     "weight": ("process", "edm", "min-snr"),
     "precision": ("fp32", "bf16", "fp16"),
-    "on_copying": ("advise", "stop", "halve"),
+    "on_copying": ("advise", "stop", "halve", "prevent"),
 }
 POSITIVE = (
     "steps", "batch_size", "lr", "clip", "checkpoint_every", "keep", "log_every", "accumulate", "noise_groups",
@@ -42,8 +42,9 @@ class Settings:
         processes: how many processes there must be; 0 for as many as the launcher says.
         max_skipped: steps in a row that are skipped because the loss is not a number, before the run stops.
         monitor_every: steps between looks at samples (`temperance train`); 0 for none.
-        on_copying: what to do when they are copies: say so, stop, or stop and go back to half of the steps. The last
-            also looks at every landmark (`temperance.train.landmarks`).
+        on_copying: what to do when they are copies: say so, stop, or stop and go back to half of the steps; `prevent`
+            stops before, when they lie as near to the training images as these to one another. The last two also look
+            at every landmark (`temperance.train.landmarks`).
     """
 
     steps: int = 4000
@@ -69,6 +70,11 @@ class Settings:
     monitor_every: int = 0
     monitor_samples: int = 64
     on_copying: str = "advise"
+
+    @property
+    def at_landmarks(self) -> bool:
+        """Whether the run is looked at at every landmark."""
+        return self.on_copying in ("halve", "prevent")
 
     def __post_init__(self) -> None:
         for field in fields(self):
