@@ -27,7 +27,6 @@ DRAWN = {  # method: what it is called, colour, marker
     "conditional/augmented": ("plain, half augmented", "#c2185b", "P"),
     "conditional/augmented-all": ("plain, all augmented", "#7a1030", "*"),
     "conditional/augmented-all-started": ("plain, all augmented, smoothed start", "#2a9d2a", "d"),
-    "conditional/augmented-all-by-third": ("plain, all augmented, a third as much", "#a06fd0", "p"),
     "conditional/augmented-guided": ("plain, half augmented, guided", "#4a4a4a", "X"),
     "tangent": ("tangent smoothing, default", "#1f6fb4", "^"),
     "tangent/halved-exact": ("halved width, exact targets", "#12806a", "D"),

@@ -10,58 +10,42 @@ several looks:
 
 - `bars`: against each of the bars, where they have three seeds: displaced images without a network; tangent smoothing
   at the halved width with exact targets, unguided and guided, at its last step; plain training from a smoothed start,
-  and training on images half of which are augmented, at half of the steps that copies came after (where none came, at
-  the last); on images that all are augmented, alone and from a smoothed start, after four times the steps of plain
-  training's early stop
+  and training on images that all are augmented, alone and from one, where samples without a start are as near to the
+  training images as these to one another (where they never are, at the last step); the last of these also after four
+  times the steps of plain training's early stop; training on images half of which are augmented, at half of the steps
+  that copies came after
 - `headline`: some of these, a column each, beside plain training's early stops, where they have three seeds
 - `comparisons`: each method of ours at its last step, and stops with guidance or augmentation, against the best early
   stop of plain training that copies no more
 - `distances`: the same methods against the best of plain training until it has their copy AUC, read between its looks
 - `halves`: plain training, guided and augmented, at half of the steps that copies came after, against their best stops
+- `spacings`: plain and augmented training where samples are as near to the training images as these to one another
 """
 
 import argparse
 import math
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from itertools import takewhile
 from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.kept import ROOT, SHOWN, Row, commands, floor, looked, rows, seeds, sizes, studies, title
 
-from temperance.study.advice import ACCEPTED, advise, against_early_stop, best_stop, curve, half_stop
+from temperance.study.advice import ACCEPTED, advise, against_early_stop, best_stop, curve, half_stop, spacing_stop
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
 MARK = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 AUGMENTED, ALL, GUIDED = "conditional/augmented", "conditional/augmented-all", "conditional/guided"
-THIRD = "conditional/augmented-all-by-third"
 UNGUIDED, BEST = "tangent/halved-exact", "tangent/halved-exact-guided-by-eighth"
 DISPLACED = "closed-form-tangent/matched"
-STARTED, ALL_STARTED = "conditional/started", "conditional/augmented-all-started"
-HALVED = {AUGMENTED: AUGMENTED, STARTED: "conditional"}  # whose copies say where a method is handed over
-SUMMED = {  # what takes no network, and the settings of README
-    DISPLACED: "no network",
-    BEST: "smoothed",
-    STARTED: "started",
-    AUGMENTED: "half augmented",
-    ALL_STARTED: "all augmented, started",
-}
-BARRED = {
-    DISPLACED: "no network",
-    UNGUIDED: "smoothed, unguided",
-    BEST: "smoothed",
-    STARTED: "started",
-    AUGMENTED: "half augmented",
-    ALL: "all augmented",
-    ALL_STARTED: "all augmented, started",
-}
+STARTED, ALL_STARTED = BEGUN = ("conditional/started", "conditional/augmented-all-started")
+SUMMED = ("no network", "smoothed", "half augmented", "started", "all augmented, started")  # settings of README
 # What is stopped early itself.
 STOPPED = (
     AUGMENTED,
     ALL,
-    THIRD,
     STARTED,
     ALL_STARTED,
     GUIDED,
@@ -141,7 +125,7 @@ def bars() -> Iterator[str]:
     )  # fmt: skip
     for name, n, own in studies():
         if seeds(own) >= ENOUGH:
-            for v in unpicked(own, n, BARRED):
+            for setting, v in unpicked(own, n).items():
                 stop, most = v["early_stop"], v["heldout_memorized_fraction"] + ACCEPTED
                 auc = allowed(curve(own, "conditional", n))
                 missed = {
@@ -152,7 +136,7 @@ def bars() -> Iterator[str]:
                 }
                 yield cells(
                     title(name, n),
-                    BARRED[v["method"]],
+                    setting,
                     *(shown(m, "steps", *QUALITY) for m in (stop, v)),
                     f"{share(v['memorized_fraction'])} ({share(most)})",
                     f"{share(v['copy_auc'])} ({share(auc)})",
@@ -160,33 +144,44 @@ def bars() -> Iterator[str]:
                 )
 
 
-def unpicked(own: list[Row], n: int, methods: Collection[str]) -> list[Verdict]:
-    """Those of some methods that a study ran, none at a look that was picked by its figures."""
-    ended = [v for v in ours(own) if v["method"] not in STOPPED]
-    halved = [v for method, by in HALVED.items() for v in handed_over(own, n, method, by)]
-    fourfold = [v for method in (ALL, ALL_STARTED) for v in after_four_times(own, n, method)]
-    return [v for v in [*ended, *halved, *fourfold] if v["method"] in methods]
+def unpicked(own: list[Row], n: int) -> dict[str, Verdict]:
+    """The settings that a study ran, none at a look that was picked by its figures."""
+    ended = {v["method"]: v for v in ours(own) if v["method"] not in STOPPED}
+    found = {
+        "no network": ended.get(DISPLACED),
+        "smoothed, unguided": ended.get(UNGUIDED),
+        "smoothed": ended.get(BEST),
+        "started": handed_over(own, n, STARTED, spacing_stop, "conditional"),
+        "half augmented": handed_over(own, n, AUGMENTED, half_stop, AUGMENTED),
+        "all augmented": handed_over(own, n, ALL, spacing_stop, ALL),
+        "all augmented, started": handed_over(own, n, ALL_STARTED, spacing_stop, ALL),
+        "the same, four times": after_four_times(own, n, ALL_STARTED),
+    }
+    return {setting: v for setting, v in found.items() if v is not None}
 
 
-def handed_over(own: list[Row], n: int, method: str, watched: str) -> list[Verdict]:
-    """A method where a run that is told to halve is handed over, against the best early stop of plain training.
+def handed_over(
+    own: list[Row], n: int, method: str, rule: Callable[..., dict[str, Any] | None], watched: str
+) -> Verdict | None:
+    """A method where a run that stops by a rule is handed over, against the best early stop of plain training.
 
-    Each seed stands at half of the steps that copies by the method `watched` came after, or at its last step where none
-    came after its first look, which hides no copies: they are counted.
+    Each seed stands where the rule stops the method `watched`, or at its last step where it says nothing: no copies
+    that halve it, or copies at the first look, which hides none: they are counted. Rows that were drawn before
+    `spacing_auc` was have held-out images stand in for the training ones.
     """
     found = []
     for seed in dict.fromkeys(r["seed"] for r in own if r["method"] == method):
-        of = [r for r in own if r["seed"] == seed]
-        looks, half = dict(curve(of, method, n)), half_stop(of, watched, n)
-        step = half["steps"][0] if half else max(looks)
-        found.append((step, looks[step]))
+        of = [{"spacing_auc": r["copy_auc"], **r} for r in own if r["seed"] == seed]
+        looks, stop = dict(curve(of, method, n)), rule(of, watched, n)
+        asked = stop["steps"][0] if stop else max(looks)
+        found.append(min(looks.items(), key=lambda look: abs(math.log(look[0] / asked))))
     if not found:
-        return []
+        return None
     figures = {name: fmean(m[name] for _, m in found) for name in (*SHOWN, "heldout_memorized_fraction")}
-    return [beside_stop(own, n, {"method": method, "steps": [step for step, _ in found], **figures})]
+    return beside_stop(own, n, {"method": method, "steps": [step for step, _ in found], **figures})
 
 
-def after_four_times(own: list[Row], n: int, method: str) -> list[Verdict]:
+def after_four_times(own: list[Row], n: int, method: str) -> Verdict | None:
     """A method after four times the steps of plain training's stop.
 
     That stop is the best of those that copy no more than unseen images; of the looks, the one nearest to four times its
@@ -194,10 +189,10 @@ def after_four_times(own: list[Row], n: int, method: str) -> list[Verdict]:
     """
     plain, looks = curve(own, "conditional", n), curve(own, method, n)
     if not looks:
-        return []
+        return None
     stop, _, _ = best_stop(plain, plain[-1][1]["heldout_memorized_fraction"])
     step, figures = min(looks, key=lambda look: abs(math.log(look[0] / (4 * stop))))
-    return [beside_stop(own, n, {"method": method, "steps": step, **figures})]
+    return beside_stop(own, n, {"method": method, "steps": step, **figures})
 
 
 def beside_stop(own: list[Row], n: int, m: Verdict) -> Verdict:
@@ -209,15 +204,15 @@ def beside_stop(own: list[Row], n: int, m: Verdict) -> Verdict:
 
 def headline() -> Iterator[str]:
     """The best early stops, and `SUMMED` without one that is picked, each at its step; bold if won; what is copied."""
-    yield header("images", "early stop", "early stop, guided", *SUMMED.values())
+    yield header("images", "early stop", "early stop, guided", *SUMMED)
     copied = {True: 0.0, False: 0.0}
     for name, n, own in studies():
-        found = {v["method"]: v for v in unpicked(own, n, SUMMED)}
-        if found.keys() - {DISPLACED} and seeds(own) >= ENOUGH:
+        found = {setting: v for setting, v in unpicked(own, n).items() if setting in SUMMED}
+        if len(found) > 1 and seeds(own) >= ENOUGH:
             best = min((v["early_stop"] for v in found.values()), key=lambda stop: stop["fd_heldout"])
             guided = [v for v in ours(own) if v["method"] == GUIDED]
             stops = [at_step(best, *QUALITY), "".join(at_step(v, *QUALITY) for v in guided)]
-            yield cells(title(name, n), *stops, *(beside(found.get(method), best) for method in SUMMED))
+            yield cells(title(name, n), *stops, *(beside(found.get(setting), best) for setting in SUMMED))
             for stopped, of in ((True, [best, *guided]), (False, found.values())):
                 copied[stopped] = max([copied[stopped], *(v["memorized_fraction"] for v in of)])
     yield from (
@@ -273,16 +268,32 @@ def halves() -> Iterator[str]:
     for name, n, own in studies():
         for method in ("conditional", *STOPPED):
             half = half_stop(own, method, n)
-            if half is not None:
+            if half is not None and method not in BEGUN:
                 null, looks = half["heldout_memorized_fraction"], curve(own, method, n)
                 stops = (best_stop(looks, most) for most in (max(half["memorized_fraction"], null), null + ACCEPTED))
                 found = [title(name, n), method, str(seeds(own)), several(half["copies"])]
                 yield cells(*found, at_step(half), *(at_step({"steps": step, **best}) for step, best, _ in stops))
 
 
+def spacings() -> Iterator[str]:
+    """Stops where samples are as near to the training images as these to one another, beside picked ones."""
+    yield header(
+        "images", "method", "seeds", "spacing: step, copied, FD, recall", "copy AUC", "best stop that copies no more"
+    )
+    for name, n, own in studies():
+        for method in ("conditional", *STOPPED):
+            stop = spacing_stop(own, method, n)
+            if stop is not None and method not in BEGUN:
+                most = max(stop["memorized_fraction"], stop["heldout_memorized_fraction"])
+                step, best, _ = best_stop(curve(own, method, n), most)
+                start = [title(name, n), method, str(seeds(own)), at_step(stop), share(stop["copy_auc"])]
+                yield cells(*start, at_step({"steps": step, **best}))
+
+
 def several(steps: int | list[int]) -> str:
-    """The steps of all seeds or of each, those that are equal once; none where nothing is trained."""
-    return " and ".join(f"{s:,}" if s else "none" for s in sorted(set(steps if isinstance(steps, list) else [steps])))
+    """The steps of all seeds or of each, those that are equal once, of many the ends; none where nothing is trained."""
+    found = [f"{s:,}" if s else "none" for s in sorted(set(steps if isinstance(steps, list) else [steps]))]
+    return " and ".join(found) if len(found) < 3 else f"{found[0]} to {found[-1]}"
 
 
 def equally_close(plain: Looks, v: Verdict) -> tuple[str, str]:
@@ -359,7 +370,14 @@ def distance(value: float) -> str:
 
 
 WRITTEN = {"fd_heldout": distance, "steps": several}
-WHOLE = {"bars": bars, "headline": headline, "comparisons": comparisons, "distances": distances, "halves": halves}
+WHOLE = {
+    "bars": bars,
+    "headline": headline,
+    "comparisons": comparisons,
+    "distances": distances,
+    "halves": halves,
+    "spacings": spacings,
+}
 
 
 def written(page: str) -> str:

@@ -286,6 +286,20 @@ def test_a_folder_that_is_called_as_a_built_in_set_is_another_set():
     assert not same("digits", "./digits") and not same("./digits[:5]", "digits[:5]")
 
 
+def test_a_training_image_left_out_is_as_far_as_an_unseen_one():
+    """So a row says from training images alone whether samples are too near; training images themselves are."""
+    digits = load("digits", progress=False).tensor()
+    digits = digits[torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))[:400]]
+    against = yardstick(digits[:150], digits[150:280], Pixels())
+    for images, spacing, slack in ((digits[280:], 0.5, 0.08), (digits[:150], 1.0, 0.0), (1 - digits[280:], 0.0, 0.1)):
+        row = score(images, against)[0]
+        assert row["spacing_auc"] == pytest.approx(spacing, abs=slack)
+        assert row["spacing_auc"] == pytest.approx(row["copy_auc"], abs=0.08)
+    alike = torch.cdist(digits[:150].flatten(1), digits[:150].flatten(1)) + 99 * torch.eye(150)
+    assert against.spacing == pytest.approx(alike.min(1).values, abs=1e-4)
+    assert (_with_mirrors(against).spacing <= against.spacing + 1e-4).all()
+
+
 def test_training_on_mirror_images_is_judged_by_them():
     """A mirrored copy is a copy there, and its original is not what hides it."""
     train, unseen = load("digits[:40]", progress=False).tensor(), load("digits[40:90]", progress=False).tensor()

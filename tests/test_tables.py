@@ -36,7 +36,7 @@ from typer.main import get_command
 
 from temperance.cli.verb import app
 from temperance.study import Plan
-from temperance.study.advice import half_stop
+from temperance.study.advice import half_stop, spacing_stop
 from temperance.study.cell import run
 from temperance.study.methods import METHODS
 from temperance.study.plan import cells, looks
@@ -101,22 +101,28 @@ def test_augmented_training_stands_at_half_of_the_steps_that_copies_came_after()
     early, late = (look(10, 0.0, 0.5, 19.0, 0.5), look(20, 0.0, 0.6, 15.0, 0.6)), look(40, 0.2, 0.9, 9.0, 0.1)
     plain = trained("conditional", 1, *PLAIN)
     own = trained("conditional/augmented", 1, *early, late)
-    (found,) = handed_over([*plain, *own], 9, AUGMENTED, AUGMENTED)
-    assert found["steps"] == [20] and found["early_stop"]["steps"] == 20
+    found = handed_over([*plain, *own], 9, AUGMENTED, half_stop, AUGMENTED)
+    assert found is not None and found["steps"] == [20] and found["early_stop"]["steps"] == 20
     assert at_step(found) == "20: .00, 15.0, .60"
-    assert handed_over(plain, 9, AUGMENTED, AUGMENTED) == []
+    assert handed_over(plain, 9, AUGMENTED, half_stop, AUGMENTED) is None
     other = [{**own[0], "seed": 2}]  # no copies, no half
-    (whole,) = handed_over([*plain, *own, *other], 9, AUGMENTED, AUGMENTED)
-    assert whole["steps"] == [20, 10] and whole["fd_heldout"] == 17
+    whole = handed_over([*plain, *own, *other], 9, AUGMENTED, half_stop, AUGMENTED)
+    assert whole is not None and whole["steps"] == [20, 10] and whole["fd_heldout"] == 17
 
 
 def test_a_smoothed_start_stands_where_plain_training_would_be_handed_over():
-    """PLAIN copies after step 40, whatever samples from a start do."""
+    """PLAIN copies after step 40, and is as near as unseen images at step 20, whatever samples from a start do."""
     plain = trained("conditional", 1, *PLAIN)
     own = trained(STARTED, 1, *(look(s, 0.0, 0.6, 400 / s, 0.6) for s in (10, 20, 40)))
-    (found,) = handed_over([*plain, *own], 9, STARTED, "conditional")
-    half = half_stop(plain, "conditional", 9)
-    assert half is not None and found["steps"] == half["steps"] == [20] and found["fd_heldout"] == 20
+    spaced = [{**r, "spacing_auc": r["steps"] / 40} for r in plain]
+    for rule, rows_ in ((half_stop, plain), (spacing_stop, spaced)):
+        found, alone = handed_over([*rows_, *own], 9, STARTED, rule, "conditional"), rule(rows_, "conditional", 9)
+        assert alone is not None and found is not None
+        assert found["steps"] == alone["steps"] == [20] and found["fd_heldout"] == 20
+    older = handed_over([*plain, *own], 9, STARTED, spacing_stop, "conditional")  # by copy AUC, .6 at once
+    assert older is not None and older["steps"] == [10]
+    short = handed_over([*spaced, *own[:1]], 9, STARTED, spacing_stop, "conditional")  # which was not run so long
+    assert short is not None and short["steps"] == [10]
 
 
 @pytest.mark.parametrize("method", [ALL, ALL_STARTED])
@@ -124,9 +130,10 @@ def test_training_on_changed_images_stands_at_four_times_the_steps_of_the_stop(m
     """The stop that copies no more than unseen images, .01, is at step 20."""
     plain = trained("conditional", 1, *PLAIN)
     own = trained(method, 1, *(look(s, 0.02 * s / 75, 0.6, 900 / s, 0.6) for s in (30, 75, 150)))
-    (found,) = after_four_times([*plain, *own], 9, method)
+    found = after_four_times([*plain, *own], 9, method)
+    assert found is not None
     assert (found["steps"], found["fd_heldout"], found["early_stop"]["steps"]) == (75, 12, 20)
-    assert after_four_times(plain, 9, method) == []
+    assert after_four_times(plain, 9, method) is None
 
 
 def test_a_split_counts_once_in_the_floor():
@@ -231,8 +238,8 @@ def test_the_picture_has_two_panels_for_every_study_of_three_splits():
 
 def test_the_headline_says_what_is_copied_at_most():
     *_, last = "\n".join(headline()).splitlines()
-    kept = [v for name, n, own in studies() if seeds(own) >= ENOUGH for v in unpicked(own, n, SUMMED)]
-    most = max(v["memorized_fraction"] for v in kept)
+    kept = [v for name, n, own in studies() if seeds(own) >= ENOUGH for v in unpicked(own, n).items()]
+    most = max(v["memorized_fraction"] for setting, v in kept if setting in SUMMED)
     assert f"at most {share(most)} of our samples" in last
 
 

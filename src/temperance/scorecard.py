@@ -32,7 +32,7 @@ class Yardstick:
     heldout_features: Float[Tensor, "m f"]
     encoder: Encoder
     null: Proximity
-    spacing: Float[Tensor, " n"]  # of each training image to the nearest other one
+    spacing: Float[Tensor, " k"]  # of each training image, itself and not mirrored, to the nearest other one
     fd_floor: float
     group: Int[Tensor, " n"] | None = None  # which training images count as one; None: equal ones
 
