@@ -370,14 +370,7 @@ def distance(value: float) -> str:
 
 
 WRITTEN = {"fd_heldout": distance, "steps": several}
-WHOLE = {
-    "bars": bars,
-    "headline": headline,
-    "comparisons": comparisons,
-    "distances": distances,
-    "halves": halves,
-    "spacings": spacings,
-}
+WHOLE = {of.__name__: of for of in (bars, headline, comparisons, distances, halves, spacings)}
 
 
 def written(page: str) -> str:
