@@ -8,6 +8,7 @@ import pytest
 from benchmarks.frontier import PICTURE, drawn_from, picture
 from benchmarks.kept import SHOWN, commands, floor, keep, looked, names, rows, seeds, studies
 from benchmarks.reproduce import compared, cut_short, split_of, where
+from benchmarks.splits import main as splits
 from benchmarks.tables import (
     ALL,
     ALL_STARTED,
@@ -27,6 +28,7 @@ from benchmarks.tables import (
     handed_over,
     headline,
     share,
+    table,
     unpicked,
     up_to,
     written,
@@ -221,6 +223,25 @@ def test_the_last_look_can_be_kept_alone(tmp_path, monkeypatch):
     assert [(r["method"], r["steps"]) for r in rows("kept")] == [("b", 16), ("a", 16)]
     assert looked(looks)
     assert not looked(rows("kept"))
+
+
+def printed(capsys, *asked):
+    splits([*asked])
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
+
+
+def test_splits_are_the_rows_that_a_table_has_the_mean_of(capsys):
+    own = printed(capsys, "digits-100", "--method", "conditional", "--step", "750")
+    assert [line[:4] for line in own] == [["conditional", "100", "750", seed] for seed in "012"]
+    shown = sum(float(line[7]) for line in own) / len(own)
+    assert f"| {shown:.1f} ± " in table("digits-100").split("| conditional (best early stop) | 750 |")[1].split("\n")[0]
+    assert len(printed(capsys, "digits-100")) == len(rows("digits-100"))
+
+
+def test_splits_that_are_not_there_are_refused_with_those_that_are(capsys):
+    with pytest.raises(SystemExit):
+        splits(["digits-100", "--method", "nothing"])
+    assert "conditional/guided" in capsys.readouterr().err
 
 
 def test_the_picture_is_drawn_from_the_rows_that_are_kept():
