@@ -11,6 +11,7 @@ Distances are exact and evaluated in blocks; no [n, n] matrix is ever held.
 from temperance.distance import Rows
 from temperance.metrics.adaptive import RATE, memorized_adaptive, share_below
 from temperance.metrics.copying import (
+    EVEN,
     authpct,
     benjamini_hochberg,
     copy_auc,
@@ -32,6 +33,7 @@ from temperance.metrics.null import Null, fit_null
 
 __all__ = [
     "DELTA",
+    "EVEN",
     "Null",
     "Proximity",
     "QUERIES",

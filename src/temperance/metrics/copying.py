@@ -13,6 +13,7 @@ from temperance.metrics.interval import Z, share, student, wilson
 from temperance.metrics.nearest import Proximity
 from temperance.report import COPY_RATIO, Measurement
 
+EVEN = 0.5  # copy AUC of samples that lie as near to the training set as unseen images do
 BLOCK = 1024  # rows of unit vectors at a time, held in float64 several times over
 
 
@@ -70,7 +71,7 @@ def copy_auc(generated: Float[Tensor, " n"], heldout: Float[Tensor, " m"]) -> Me
     size = value * (1 - value) / variance if variance > 0 and 0 < value < 1 else least
     spread = sum(part**2 / max(1, len(w) - 1) for part, w in zip(parts, (wins_a, wins_b)))
     low, high = wilson(value, size, student(variance**2 / spread if spread > 0 else max(1, least - 1)))
-    return Measurement("copy_auc", value, low, high, len(a), None, "Mann-Whitney; DeLong 1988", 0.5)
+    return Measurement("copy_auc", value, low, high, len(a), None, "Mann-Whitney; DeLong 1988", EVEN)
 
 
 def _beats(a: Tensor, b: Tensor) -> Tensor:

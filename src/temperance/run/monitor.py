@@ -17,7 +17,7 @@ from temperance.atomic import write_bytes
 from temperance.data import to_uint8
 from temperance.distance import duplicates
 from temperance.hub import Model
-from temperance.metrics import Proximity, copy_auc, memorized_fraction, proximity, ratio_median, subsample
+from temperance.metrics import EVEN, Proximity, copy_auc, memorized_fraction, proximity, ratio_median, subsample
 from temperance.run.pictures import write_sheet
 from temperance.sample import Noise, NotConverged, integrate, usual, walk
 from temperance.train import Settings, read_metrics
@@ -29,7 +29,7 @@ ADVICE = {
     "halve": "stopped, and back to half of the steps",
     "prevent": "stopped",
 }
-LEVEL, SPACED = 0.5, 2000  # spacing AUC of unseen images; training images whose own distances say what is usual
+SPACED = 2000  # training images whose own distances say what is usual
 STEPS, LIMIT = 20, 100  # of heun, and of adaptive for noise-unconditional models: a look, not a release
 
 
@@ -39,9 +39,8 @@ class Monitor:
 
     The noise is the same every time, so that the sheets show one set of images as it develops. Cost of a look:
     `monitor_samples` x 39 evaluations of the network (100 if it is noise-unconditional), and their distances to all
-    training images; of the first one also those of 2,000 training and
-    of all held-out images. `group`: which training images count as one;
-    by default equal ones.
+    training images; of the first one also those of 2,000 training and of all held-out images. `group`: which training
+    images count as one; by default equal ones.
     """
 
     train: Float[Tensor, "n c h w"]
@@ -71,7 +70,7 @@ class Monitor:
         return found
 
     def _ends(self, found: dict[str, Any]) -> bool:
-        level = self.settings.on_copying == "prevent" and found["spacing_auc"] >= LEVEL
+        level = self.settings.on_copying == "prevent" and found["spacing_auc"] >= EVEN
         return level or (found["copying"] and self.settings.on_copying != "advise")
 
     @cached_property
@@ -151,7 +150,7 @@ def _plot(path: Path, rows: list[dict[str, Any]]) -> None:
     ax.plot(steps, [row["memorized_fraction"] for row in rows], marker="o", ms=4, label="memorized fraction")
     if "copy_auc" in rows[-1]:
         ax.axhline(rows[-1]["heldout_memorized_fraction"], ls=":", color="gray", label="the same of held-out images")
-    ax.axhline(LEVEL, lw=0.8, color="gray")
+    ax.axhline(EVEN, lw=0.8, color="gray")
     for key, label, marker in (("copy_auc", "copy AUC", "s"), ("spacing_auc", "spacing AUC", "^")):
         held = [(row["step"], row[key]) for row in rows if key in row]
         if held:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from temperance.metrics import EVEN
+
 Row = dict[str, Any]
 ACCEPTED = 0.05  # memorized fraction above held-out data's own that is still accepted
-LEVEL = 0.5  # spacing AUC of unseen images
 MEASURES = ("memorized_fraction", "heldout_memorized_fraction", "copy_auc", "fd_heldout", "recall", "precision")
 
 
@@ -104,7 +105,7 @@ def spacing_stop(rows: Sequence[Row], method: str, n: int) -> dict[str, Any] | N
     for seed in dict.fromkeys(r["seed"] for r in rows if (r["method"], r["n_train"]) == (method, n)):
         own = [r for r in rows if (r["method"], r["n_train"], r["seed"]) == (method, n, seed)]
         looks = sorted(own, key=lambda r: r["steps"])
-        far = list(takewhile(lambda r: r.get("spacing_auc", LEVEL) < LEVEL, looks))
+        far = list(takewhile(lambda r: r.get("spacing_auc", EVEN) < EVEN, looks))
         stop = looks[min(len(far), len(looks) - 1)]
         if "spacing_auc" not in stop:
             return None

@@ -5,6 +5,7 @@ from shlex import quote
 from statistics import fmean
 from typing import Any
 
+from temperance.metrics import EVEN
 from temperance.report import Block, Cell, Column, Figure, Figures, Page, Row, Table, comparison, curves
 from temperance.report.figures import frontier, numbered
 from temperance.study.advice import curve, means
@@ -74,7 +75,7 @@ def _pareto_auc(rows: Sequence[dict[str, Any]]) -> Figures:
         xlabel="Chance that a sample is closer to the training set than an unseen image is (copy AUC)",
         ylabel="Frechet distance to unseen images",
         floor=floor,
-        null=0.5,
+        null=EVEN,
     )
     return Figures(
         "Closeness against quality",
@@ -103,7 +104,7 @@ def _over_steps(rows: Sequence[dict[str, Any]], plan: Plan) -> list[Figures]:
                 values = [m[key] for _, m in looks]
                 lines.append((method, [s for s, _ in looks], values, methods.index(method)))
         if lines:
-            level = {"memorized_fraction": ("unseen real images", null), "copy_auc": ("right", 0.5)}.get(key)
+            level = {"memorized_fraction": ("unseen real images", null), "copy_auc": ("right", EVEN)}.get(key)
             drawn.append(
                 curves(
                     lines, name=f"steps-{key}", xlabel="training steps", ylabel=label, level=level, log=(True, False)
