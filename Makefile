@@ -33,7 +33,7 @@ demo: setup
 	$(BIN)/temperance demo --out demo-out
 
 bench: setup
-	for file in $(filter-out $(addprefix benchmarks/,common.py kept.py tables.py frontier.py pictures.py reproduce.py splits.py variants.py),$(wildcard benchmarks/*.py)); do \
+	for file in $(filter-out $(addprefix benchmarks/,again.py common.py frontier.py kept.py markdown.py pictures.py reproduce.py splits.py tables.py variants.py),$(wildcard benchmarks/*.py)); do \
 		$(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 docs: setup

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "docs" / "results"
 SHOWN = ("memorized_fraction", "copy_auc", "fd_heldout", "recall", "precision")
 ONE = ("method", "seed", "n_train", "steps")  # what makes a row
-NEEDED = (*ONE, "heldout_memorized_fraction", "fd_floor", *SHOWN, "spacing_auc", "drawn_on")
+NEEDED = (*ONE, "heldout_memorized_fraction", "fd_floor", *SHOWN, "spacing_auc", "drawn_on", "again")
 KINDS = {
     "unet": "UNet",
     "unet-guided": "UNet",
@@ -43,6 +43,13 @@ def commands(name: str) -> list[str]:
 
 def rows(name: str) -> list[Row]:
     return json.loads((KEPT / f"{name}.json").read_text())["rows"]
+
+
+def note(name: str, again: Iterable[Row]) -> None:
+    """Write into the kept rows of a table what those were drawn on that were drawn again."""
+    where = {key(row): row["drawn_on"] for row in again}
+    own = [row | {"again": where[key(row)]} if key(row) in where else row for row in rows(name)]
+    write_json(KEPT / f"{name}.json", {"commands": commands(name), "rows": own})
 
 
 def key(row: Row) -> tuple[Any, ...]:

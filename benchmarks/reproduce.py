@@ -4,6 +4,7 @@
     python -m benchmarks.reproduce fashion-300 --seed 11     the rows of one split only
     python -m benchmarks.reproduce fashion-300 --until 1000  the looks of the first steps only, at their price
     python -m benchmarks.reproduce fashion-300 --out again   where runs go; interrupted, they go on there
+    python -m benchmarks.reproduce fashion-300 --note        and write into the kept rows on what
 
 For every method: how many of its rows repeat, which is within `SAME` in every figure, how far apart others are at most,
 and, with its sign, on average. Exit 1 if one does not repeat or is missing. On another kind of machine sums are
@@ -22,7 +23,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 import torch
-from benchmarks.kept import SHOWN, Row, commands, key, names, rows
+from benchmarks.kept import SHOWN, Row, commands, key, names, note, rows
 
 from temperance.study import Plan
 from temperance.study.plan import looks
@@ -106,15 +107,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("again"))
     parser.add_argument("--seed", type=int, help="this split only; without, all")
     parser.add_argument("--until", type=int, help="looks at up to so many steps; without, all")
+    parser.add_argument(
+        "--note", action="store_true", help="write into docs/results/*.json on what rows were drawn again"
+    )
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(known))
     if unknown:
         parser.error(f"no table {unknown[0]!r}; there are {', '.join(known)}")
-    repeats = [repeat(name, options.out, options.seed, options.until) for name in options.names or known]
+    asked = options.names or known
+    repeats = [repeat(name, options.out, options.seed, options.until, options.note) for name in asked]
     sys.exit(not all(repeats))
 
 
-def repeat(name: str, out: Path, seed: int | None, until: int | None = None) -> bool:
+def repeat(name: str, out: Path, seed: int | None, until: int | None = None, noted: bool = False) -> bool:
     """Draw one table's rows again and say what came of each method; whether all repeat."""
     kept = [r for r in rows(name) if seed in (None, r["seed"]) and (until is None or r.get("steps", 0) <= until)]
     if not kept and until is not None:
@@ -129,6 +134,8 @@ def repeat(name: str, out: Path, seed: int | None, until: int | None = None) -> 
         there = {key(row) for row in new}
         print(f"{name}: {sum(key(r) in there for r in kept)} of {len(kept)} rows of up to {until} steps drawn")
         kept = [r for r in kept if key(r) in there]
+    if noted:
+        note(name, new)
     found = compared(kept, new)
     for method, again in found.items():
         print(f"{name} {method}: {again}", flush=True)

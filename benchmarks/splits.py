@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 
 from benchmarks.kept import SHOWN, Row, names, rows
-from benchmarks.tables import cells, distance, header
+from benchmarks.markdown import cells, distance, header
 
 FIGURES = ("heldout_memorized_fraction", *SHOWN, "spacing_auc")
 NAMES = ("held-out copied", "copied", "copy AUC", "FD", "recall", "precision", "spacing")

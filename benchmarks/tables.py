@@ -20,6 +20,8 @@ several looks:
 - `distances`: the same methods against the best of plain training until it has their copy AUC, read between its looks
 - `halves`: plain training, guided and augmented, at half of the steps that copies came after, against their best stops
 - `spacings`: plain and augmented training where samples are as near to the training images as these to one another
+
+`again` has a row for every table of rows: how many were drawn a second time.
 """
 
 import argparse
@@ -31,11 +33,14 @@ from itertools import takewhile
 from statistics import fmean, stdev
 from typing import Any
 
+from benchmarks.again import again
 from benchmarks.kept import ROOT, SHOWN, Row, commands, floor, looked, rows, seeds, sizes, studies, title
+from benchmarks.markdown import WRITTEN, at_step, cells, distance, header, several, share, shown
 
 from temperance.study.advice import ACCEPTED, advise, against_early_stop, best_stop, curve, half_stop, spacing_stop
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
+DOCS = ROOT / "docs"
+PAGES = (ROOT / "README.md", DOCS / "results.md", DOCS / "repeat.md", *sorted((DOCS / "results").glob("*.md")))
 MARK = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 AUGMENTED, ALL, GUIDED = "conditional/augmented", "conditional/augmented-all", "conditional/guided"
 UNGUIDED, BEST = "tangent/halved-exact", "tangent/halved-exact-guided-by-eighth"
@@ -228,12 +233,6 @@ def beside(m: Verdict | None, stop: Verdict) -> str:
     return f"**{text}**" if {outcome(m, stop), outcome(m, m["early_stop"])} == {WON} else text
 
 
-def at_step(m: Verdict, *figures: str) -> str:
-    """The step, where there is one, and figures there."""
-    found = shown(m, *(figures or ("memorized_fraction", "fd_heldout", "recall")))
-    return f"{shown(m, 'steps')}: {found}" if m["steps"] else found
-
-
 def comparisons() -> Iterator[str]:
     """The best early stop that copies no more, then a method of ours: a row for every kept study, size and method."""
     yield header(
@@ -290,12 +289,6 @@ def spacings() -> Iterator[str]:
                 yield cells(*start, at_step({"steps": step, **best}))
 
 
-def several(steps: int | list[int]) -> str:
-    """The steps of all seeds or of each, those that are equal once, of many the ends; none where nothing is trained."""
-    found = [f"{s:,}" if s else "none" for s in sorted(set(steps if isinstance(steps, list) else [steps]))]
-    return " and ".join(found) if len(found) < 3 else f"{found[0]} to {found[-1]}"
-
-
 def equally_close(plain: Looks, v: Verdict) -> tuple[str, str]:
     """The best of plain training before it is closer than a method or unseen images, and the outcome.
 
@@ -335,21 +328,9 @@ def outcome(own: dict[str, Any], stop: dict[str, Any]) -> str:
     return WON if own["fd_heldout"] <= stop["fd_heldout"] and own["recall"] > stop["recall"] else NOT_WON
 
 
-def header(*columns: str) -> str:
-    return "\n".join([cells(*columns), "|" + "---|" * len(columns)])
-
-
-def cells(*texts: str) -> str:
-    return "| " + " | ".join(texts) + " |"
-
-
 def pair(v: Verdict, *figures: str) -> list[str]:
     """Each figure of an early stop and of the method beside it."""
     return [", ".join(shown(m, figure) for m in (v["early_stop"], v)) for figure in figures]
-
-
-def shown(m: dict[str, Any], *figures: str) -> str:
-    return ", ".join(WRITTEN.get(figure, share)(m[figure]) for figure in figures)
 
 
 def line(method: str, steps: list[int], group: list[Row]) -> str:
@@ -361,16 +342,7 @@ def line(method: str, steps: list[int], group: list[Row]) -> str:
     return cells(method, " and ".join(f"{s:,}" for s in steps if s), *figures)
 
 
-def share(value: float) -> str:
-    return f"{value:.2f}".removeprefix("0") if value < 0.995 else f"{value:.2f}"
-
-
-def distance(value: float) -> str:
-    return f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
-
-
-WRITTEN = {"fd_heldout": distance, "steps": several}
-WHOLE = {of.__name__: of for of in (bars, headline, comparisons, distances, halves, spacings)}
+WHOLE = {of.__name__: of for of in (bars, headline, comparisons, distances, halves, spacings, again)}
 
 
 def written(page: str) -> str:

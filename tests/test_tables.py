@@ -5,8 +5,10 @@ import shlex
 from dataclasses import replace
 
 import pytest
+from benchmarks.again import listed
 from benchmarks.frontier import PICTURE, drawn_from, picture
-from benchmarks.kept import SHOWN, commands, floor, keep, looked, names, rows, seeds, studies
+from benchmarks.kept import SHOWN, commands, floor, keep, looked, names, note, rows, seeds, studies
+from benchmarks.markdown import at_step, share
 from benchmarks.reproduce import compared, cut_short, split_of, where
 from benchmarks.splits import main as splits
 from benchmarks.tables import (
@@ -22,12 +24,10 @@ from benchmarks.tables import (
     WHOLE,
     after_four_times,
     allowed,
-    at_step,
     bars,
     equally_close,
     handed_over,
     headline,
-    share,
     table,
     unpicked,
     up_to,
@@ -223,6 +223,29 @@ def test_the_last_look_can_be_kept_alone(tmp_path, monkeypatch):
     assert [(r["method"], r["steps"]) for r in rows("kept")] == [("b", 16), ("a", 16)]
     assert looked(looks)
     assert not looked(rows("kept"))
+
+
+def test_rows_are_noted_that_were_drawn_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.kept.KEPT", tmp_path)
+    own = [{"method": "a", "seed": seed, "n_train": 9, "steps": 2, "drawn_on": "Some CPU"} for seed in (1, 2)]
+    (tmp_path / "one.json").write_text(json.dumps({"rows": own, "commands": ["temperance study one"]}))
+    for _ in range(2):  # which is the same when a run went on where it was interrupted
+        note("one", [own[1] | {"drawn_on": "Another CPU"}, own[1] | {"steps": 3}])
+        assert rows("one") == [own[0], own[1] | {"again": "Another CPU"}]
+        assert commands("one") == ["temperance study one"]
+
+
+def test_what_was_drawn_once_is_told_by_method_split_and_step():
+    own = [{"method": m, "seed": seed, "steps": step} for m in "ab" for seed in (1, 2) for step in (10, 20)]
+    own += [{"method": "c", "seed": 1}]  # nothing is trained
+    for once, told in (
+        (own, "4 `a`; 4 `b`; 1 `c`"),
+        (own[4:6], "2 `b` (of split 1)"),
+        ([own[1], own[3], own[-1]], "2 `a` (from 20 steps on); 1 `c`"),
+        ([own[5]], "1 `b` (of split 1, from 20 steps on)"),
+        ([], ""),
+    ):
+        assert listed(once, own) == told
 
 
 def printed(capsys, *asked):
