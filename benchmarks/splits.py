@@ -1,7 +1,9 @@
 """The kept rows of one table, split by split: what its means are of, and the looks that it leaves out.
 
-python -m benchmarks.splits digits-100                                          every row
-python -m benchmarks.splits digits-100 --method conditional/started --step 530  those of a method, at a step
+    python -m benchmarks.splits digits-100                                          every row
+    python -m benchmarks.splits digits-100 --method conditional/started --step 530  those of a method, at a step
+
+Shares have four digits, so that copies can be counted; FD has those of the tables.
 """
 
 import argparse
