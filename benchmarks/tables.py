@@ -15,12 +15,13 @@ several looks:
   times the steps of plain training's early stop; training on images half of which are augmented, at half of the steps
   that copies came after
 - `headline`: some of these, a column each, beside plain training's early stops, where they have three seeds
+- `halves`: plain training, guided and augmented, at half of the steps that copies came after, against their best stops
+- `spacings`: plain and augmented training where samples are as near to the training images as these to one another
 - `comparisons`: each method of ours at its last step, and stops with guidance or augmentation, against the best early
   stop of plain training that copies no more
 - `distances`: the same methods against the best of plain training until it has their copy AUC, read between its looks
-- `halves`: plain training, guided and augmented, at half of the steps that copies came after, against their best stops
-- `spacings`: plain and augmented training where samples are as near to the training images as these to one another
 
+The first four are made of looks that were drawn a second time on every split; elsewhere one that was not has a mark.
 `again` has a row for every table of rows: how many were drawn a second time.
 """
 
@@ -33,7 +34,7 @@ from itertools import takewhile
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmarks.again import again
+from benchmarks.again import again, drawn_once, repeated
 from benchmarks.kept import ROOT, SHOWN, Row, commands, floor, looked, rows, seeds, sizes, studies, title
 from benchmarks.markdown import WRITTEN, at_step, cells, distance, header, several, share, shown
 
@@ -58,6 +59,7 @@ STOPPED = (
     "conditional/guided-by-half",
 )
 ENOUGH = 3  # seeds for the first two tables
+ONCE = " †"  # drawn a single time on some split
 WON, NOT_WON = "won", "**not won**"
 QUALITY = "fd_heldout", "recall", "precision"
 Verdict = dict[str, Any]
@@ -128,7 +130,7 @@ def bars() -> Iterator[str]:
         "images", "method", "early stop: step, FD, recall, precision", "ours", "copied (at most)",
         "copy AUC (at most)", "missed",
     )  # fmt: skip
-    for name, n, own in studies():
+    for name, n, own in repeated():
         if seeds(own) >= ENOUGH:
             for setting, v in unpicked(own, n).items():
                 stop, most = v["early_stop"], v["heldout_memorized_fraction"] + ACCEPTED
@@ -211,7 +213,7 @@ def headline() -> Iterator[str]:
     """The best early stops, and `SUMMED` without one that is picked, each at its step; bold if won; what is copied."""
     yield header("images", "early stop", "early stop, guided", *SUMMED)
     copied = {True: 0.0, False: 0.0}
-    for name, n, own in studies():
+    for name, n, own in repeated():
         found = {setting: v for setting, v in unpicked(own, n).items() if setting in SUMMED}
         if len(found) > 1 and seeds(own) >= ENOUGH:
             best = min((v["early_stop"] for v in found.values()), key=lambda stop: stop["fd_heldout"])
@@ -243,7 +245,7 @@ def comparisons() -> Iterator[str]:
             pairs = pair(v, "steps", "memorized_fraction", "copy_auc", "fd_heldout", "recall", "precision")
             pairs[3] += f" ({distance(floor(own))})"
             won = outcome(v, v["early_stop"])
-            yield cells(title(name, n), v["method"], str(seeds(own)), *pairs, won)
+            yield cells(title(name, n), named(v, own), str(seeds(own)), *pairs, won)
 
 
 def distances() -> Iterator[str]:
@@ -254,8 +256,15 @@ def distances() -> Iterator[str]:
     for name, n, own in studies():
         plain = curve(own, "conditional", n)
         for v in ours(own):
-            start = [title(name, n), v["method"], str(seeds(own)), share(v["copy_auc"])]
+            start = [title(name, n), named(v, own), str(seeds(own)), share(v["copy_auc"])]
             yield cells(*start, shown(v, "steps", "fd_heldout", "recall"), *equally_close(plain, v))
+
+
+def named(v: Verdict, own: list[Row]) -> str:
+    """A method, marked where its look or the early stop beside it was drawn once."""
+    n, stop = v["n_train"], v["early_stop"]
+    looks = {(v["method"], n, v["steps"]), ("conditional", n, stop["steps"])}
+    return v["method"] + ONCE * (not looks.isdisjoint(drawn_once(own)))
 
 
 def halves() -> Iterator[str]:
@@ -264,7 +273,7 @@ def halves() -> Iterator[str]:
         "images", "method", "seeds", "copies came after", "half: step, copied, FD, recall",
         "best stop that copies no more", f"that copies {share(ACCEPTED)} more than unseen images",
     )  # fmt: skip
-    for name, n, own in studies():
+    for name, n, own in repeated():
         for method in ("conditional", *STOPPED):
             half = half_stop(own, method, n)
             if half is not None and method not in BEGUN:
@@ -279,7 +288,7 @@ def spacings() -> Iterator[str]:
     yield header(
         "images", "method", "seeds", "spacing: step, copied, FD, recall", "copy AUC", "best stop that copies no more"
     )
-    for name, n, own in studies():
+    for name, n, own in repeated():
         for method in ("conditional", *STOPPED):
             stop = spacing_stop(own, method, n)
             if stop is not None and method not in BEGUN:
@@ -339,7 +348,8 @@ def line(method: str, steps: list[int], group: list[Row]) -> str:
         values, write = [r[figure] for r in group], WRITTEN.get(figure, share)
         spread = f" ± {write(stdev(values))}" if len(values) > 1 and figure in ("fd_heldout", "recall") else ""
         figures.append(write(fmean(values)) + spread)
-    return cells(method, " and ".join(f"{s:,}" for s in steps if s), *figures)
+    mark = ONCE * any("again" not in r for r in group)
+    return cells(method, " and ".join(f"{s:,}" for s in steps if s) + mark, *figures)
 
 
 WHOLE = {of.__name__: of for of in (bars, headline, comparisons, distances, halves, spacings, again)}

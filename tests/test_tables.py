@@ -5,9 +5,9 @@ import shlex
 from dataclasses import replace
 
 import pytest
-from benchmarks.again import listed
+from benchmarks.again import drawn_again, drawn_once, listed, repeated
 from benchmarks.frontier import PICTURE, drawn_from, picture
-from benchmarks.kept import SHOWN, commands, floor, keep, looked, names, note, rows, seeds, studies
+from benchmarks.kept import SHOWN, commands, floor, keep, looked, names, note, rows, seeds
 from benchmarks.markdown import at_step, share
 from benchmarks.reproduce import compared, cut_short, split_of, where
 from benchmarks.splits import main as splits
@@ -248,6 +248,35 @@ def test_what_was_drawn_once_is_told_by_method_split_and_step():
         assert listed(once, own) == told
 
 
+def test_of_looks_that_were_drawn_once_on_a_split_no_split_is_summed():
+    own = [
+        {"method": method, "n_train": 9, "seed": seed, "steps": step, "again": "Some CPU"}
+        | {"memorized_fraction": 0.05, "heldout_memorized_fraction": 0.0}
+        for method in ("conditional", "conditional/started", "tangent", "tangent/exact")
+        for seed in (1, 2)
+        for step in (10, 20)
+    ]
+    del own[3]["again"], own[12]["again"]  # the last look of plain training, the first of exact targets
+    assert drawn_once(own) == {("conditional", 9, 20), ("tangent/exact", 9, 10)}
+    assert drawn_again(own) == [*own[0:3:2], *own[4:12], *own[13::2]]
+    del own[9]["again"]  # the last look of tangent smoothing, where it would stand
+    assert {row["method"] for row in drawn_again(own)} == {"conditional", "conditional/started", "tangent/exact"}
+    own[1]["memorized_fraction"] = 0.06  # the first copies of plain training on split 1, in that look
+    assert {row["method"] for row in drawn_again(own)} == {"conditional/started", "tangent/exact"}
+    own[0]["memorized_fraction"] = 0.06  # they come before
+    assert {row["method"] for row in drawn_again(own)} == {"conditional", "conditional/started", "tangent/exact"}
+
+
+def test_a_look_that_was_drawn_once_on_a_split_has_a_mark(monkeypatch):
+    own = rows("digits-100")
+    place = next(i for i, row in enumerate(own) if row["method"] == "tangent" and row["steps"] == 6000)
+    other = own[:place] + [{k: v for k, v in own[place].items() if k != "again"}] + own[place + 1 :]
+    monkeypatch.setattr("benchmarks.tables.rows", lambda name: other)
+    assert [line.split(" | ")[:2] for line in table("digits-100").splitlines() if "†" in line] == [
+        ["| tangent", "6,000 †"]
+    ]
+
+
 def printed(capsys, *asked):
     splits([*asked])
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
@@ -282,7 +311,7 @@ def test_the_picture_has_two_panels_for_every_study_of_three_splits():
 
 def test_the_headline_says_what_is_copied_at_most():
     *_, last = "\n".join(headline()).splitlines()
-    kept = [v for name, n, own in studies() if seeds(own) >= ENOUGH for v in unpicked(own, n).items()]
+    kept = [v for name, n, own in repeated() if seeds(own) >= ENOUGH for v in unpicked(own, n).items()]
     most = max(v["memorized_fraction"] for setting, v in kept if setting in SUMMED)
     assert f"at most {share(most)} of our samples" in last
 
