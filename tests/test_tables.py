@@ -28,6 +28,7 @@ from benchmarks.tables import (
     equally_close,
     handed_over,
     headline,
+    named,
     table,
     unpicked,
     up_to,
@@ -275,6 +276,16 @@ def test_a_look_that_was_drawn_once_on_a_split_has_a_mark(monkeypatch):
     assert [line.split(" | ")[:2] for line in table("digits-100").splitlines() if "†" in line] == [
         ["| tangent", "6,000 †"]
     ]
+
+
+@pytest.mark.parametrize(
+    ("once", "marked"), [(("tangent", 20), True), (("conditional", 10), True), (("tangent", 10), False)]
+)
+def test_a_comparison_has_a_mark_where_either_side_was_drawn_once(once, marked):
+    own = [{"method": m, "n_train": 9, "steps": s} for m in ("tangent", "conditional") for s in (10, 20)]
+    own = [row if (row["method"], row["steps"]) == once else row | {"again": "Some CPU"} for row in own]
+    found = named({"method": "tangent", "n_train": 9, "steps": 20, "early_stop": {"steps": 10}}, own)
+    assert found == "tangent" + " †" * marked
 
 
 def printed(capsys, *asked):
